@@ -1,0 +1,12 @@
+//! What std lacks: original destinations, socket options, splice, network namespaces.
+//!
+//! The only crate of the workspace that holds `unsafe`; each block says why it is sound. It knows nothing of meshes.
+
+pub mod netns;
+mod original;
+mod socket;
+mod splice;
+
+pub use original::original_dst;
+pub use socket::{ListenOptions, connect_socket, listen, set_keepalive};
+pub use splice::{Copied, CopyEnd, copy_bidirectional};

@@ -1,0 +1,88 @@
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderValue};
+
+use super::*;
+
+fn lines(format: LogFormat, filter: LogFilter, record: &LogRecord<'_>) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let config = AccessLogConfig { path: path.display().to_string(), format, filter };
+    AccessLog::new(&config).unwrap().log(record);
+    let end = AccessLogConfig {
+        format: LogFormat::Text("END\n".to_owned()),
+        filter: LogFilter::All,
+        path: config.path.clone(),
+    };
+    AccessLog::new(&end).unwrap().log(record);
+    loop {
+        let text = std::fs::read_to_string(&path).unwrap();
+        if let Some(body) = text.strip_suffix("END\n") {
+            return body.to_owned();
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn record(headers: &HeaderMap) -> LogRecord<'_> {
+    let mut record = LogRecord::new(UNIX_EPOCH + Duration::from_millis(1500));
+    record.method = Some("GET");
+    record.path = Some("/pay\"\n");
+    record.protocol = Some("HTTP/1.1");
+    record.response_code = 503;
+    record.flags = ResponseFlags::UF.with(ResponseFlags::URX);
+    record.duration = Duration::from_millis(12);
+    record.request_headers = Some(headers);
+    record.upstream_host = Some("10.0.0.1:8080".parse().unwrap());
+    record
+}
+
+#[test]
+fn the_default_text_format_prints_dashes_for_what_is_unknown() {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-request-id", HeaderValue::from_static("abc"));
+    let format = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
+                  %RESPONSE_FLAGS% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-REQUEST-ID):2%\" %UPSTREAM_HOST% \
+                  %ROUTE_NAME% 100%%\n";
+    let text = lines(LogFormat::Text(format.to_owned()), LogFilter::All, &record(&headers));
+    assert_eq!(text, "[1970-01-01T00:00:01.500Z] \"GET /pay\"\n HTTP/1.1\" 503 UF,URX - \"ab\" 10.0.0.1:8080 - 100%\n");
+}
+
+#[test]
+fn json_keeps_numbers_escapes_strings_and_says_null() {
+    let mut headers = HeaderMap::new();
+    headers.insert("user-agent", HeaderValue::from_bytes(b"a\xffb").unwrap());
+    let fields = [
+        ("path", "%REQ(:PATH)%"),
+        ("code", "%RESPONSE_CODE%"),
+        ("flags", "%RESPONSE_FLAGS%"),
+        ("agent", "%REQ(USER-AGENT)%"),
+        ("route", "%ROUTE_NAME%"),
+        ("both", "%PROTOCOL%/%ROUTE_NAME%"),
+        ("service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
+    ];
+    let fields = fields.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec();
+    let text = lines(LogFormat::Json(fields), LogFilter::All, &record(&headers));
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        json,
+        serde_json::json!({"path": "/pay\"\n", "code": 503, "flags": "UF,URX", "agent": "a\u{fffd}b", "route": null,
+            "both": "HTTP/1.1/-", "service_time": null})
+    );
+}
+
+#[test]
+fn a_flag_filter_keeps_others_out() {
+    let headers = HeaderMap::new();
+    let format = LogFormat::Text("%RESPONSE_CODE%\n".to_owned());
+    assert_eq!(lines(format.clone(), LogFilter::Flags(ResponseFlags::NR), &record(&headers)), "");
+    assert_eq!(lines(format, LogFilter::Flags(ResponseFlags::UF), &record(&headers)), "503\n");
+}
+
+#[test]
+fn bad_formats_are_refused_by_name() {
+    assert_eq!(compile("%NOPE(1)%"), Err(FormatError::Unsupported("NOPE(1)".to_owned())));
+    assert_eq!(compile("a %REQ(X)"), Err(FormatError::Unclosed(2)));
+    assert!(matches!(compile("%REQ(X):y%"), Err(FormatError::Argument(_))));
+    assert!(matches!(compile("%REQ(a b)%"), Err(FormatError::Argument(_))));
+}

@@ -1,0 +1,30 @@
+# The single entry to the project's chores; `just` lists them.
+default:
+    @just --list
+
+# Run the example mesh.
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
+# Everything CI runs.
+test:
+    scripts/test
+
+# While writing.
+check:
+    cargo check --workspace --all-targets
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Licences, sources, bans (cargo install cargo-deny).
+deny:
+    cargo deny check licenses bans sources
+
+# Race the peers in one run and print the ratios.
+bench *ARGS:
+    scripts/bench {{ARGS}}
