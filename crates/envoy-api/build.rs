@@ -91,7 +91,7 @@ fn envoy_types_protos() -> Result<PathBuf, Box<dyn std::error::Error>> {
         .manifest_path(PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml"))
         .features(cargo_metadata::CargoOpt::AllFeatures)
         // `cargo build` does not download what no feature enables: this call does, once, for this platform alone.
-        .other_options(["--locked".to_owned(), "--filter-platform".to_owned(), std::env::var("TARGET")?])
+        .other_options(["--filter-platform".to_owned(), std::env::var("TARGET")?])
         .exec()?;
     let package = metadata
         .packages

@@ -1,1 +1,15 @@
-//! placeholder
+//! The resources users write: Istio's and the few of Kubernetes that a mesh is made of.
+//!
+//! Promise: names and defaults are Istio's; an unknown field of an Istio resource is refused, with its place; what is
+//! wrong with a value is said by [`validate`]. This crate knows nothing of what the resources mean together.
+
+pub mod duration;
+pub mod kubernetes;
+pub mod mesh;
+pub mod networking;
+pub mod object;
+pub mod security;
+pub mod validate;
+pub mod yaml;
+
+pub use object::{Object, ObjectMeta, Origin, Resource, read};

@@ -1,1 +1,14 @@
-//! placeholder
+//! What the resources mean together: services, workloads, endpoints, and which rule or policy counts for whom.
+//!
+//! Promise: a [`Snapshot`] is immutable and cheap to clone; the same objects in the same order give the same snapshot.
+//! Precedence is Istio's. This crate knows nothing of files, Kubernetes' API or Envoy.
+
+mod model;
+mod policy;
+mod snapshot;
+mod workload;
+
+pub use model::{Endpoint, Protocol, Resolution, Service, ServicePort};
+pub use policy::{Authorization, MergedDestinationRule, MtlsMode};
+pub use snapshot::Snapshot;
+pub use workload::{Identity, Workload};

@@ -1,1 +1,41 @@
-//! placeholder
+//! Translates a mesh snapshot, as one proxy may see it, into Envoy resources.
+//!
+//! Every function is pure: the same snapshot and the same facts about a proxy give the same resources with the same
+//! versions, in every process. Names and shapes are those of Istio, so that its tools, its data plane and stock Envoy
+//! understand them. This crate knows the mesh model and Envoy's API; it does not know files, Kubernetes, sockets or the
+//! xDS protocol. What users can write and it does not translate is listed by [`unsupported`], for whoever accepts
+//! configuration to refuse.
+
+mod access_log;
+mod authz;
+mod clusters;
+mod endpoints;
+mod http;
+mod jwt;
+mod listeners;
+mod name_table;
+pub mod names;
+mod proxy;
+mod resource;
+mod routes;
+mod scope;
+mod tls;
+mod unsupported;
+
+pub use clusters::clusters;
+pub use endpoints::endpoints;
+pub use listeners::listeners;
+pub use name_table::name_table;
+pub use proxy::{Kind, NodeError, Proxy};
+pub use resource::Resource;
+pub use routes::routes;
+pub use unsupported::{Unsupported, unsupported};
+
+/// A duration as proto-JSON writes it.
+fn duration(of: &std::time::Duration) -> serde_json::Value {
+    let nanos = of.subsec_nanos();
+    if nanos == 0 {
+        return format!("{}s", of.as_secs()).into();
+    }
+    format!("{}.{nanos:09}s", of.as_secs()).into()
+}

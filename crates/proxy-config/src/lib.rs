@@ -1,1 +1,23 @@
-//! placeholder
+//! From xDS resources to the compiled form the data plane runs on: every string parsed, every expression compiled,
+//! every reference a slot.
+//!
+//! Promise: a resource is taken whole or refused whole, and a refusal names the resource, the field and what to do. A
+//! field or extension that would change behaviour and is not built is refused, never ignored. Protobuf stops here.
+
+mod access_log;
+mod cluster;
+mod common;
+mod context;
+mod http;
+mod listener;
+mod rbac;
+mod route;
+mod route_action;
+mod tls;
+
+pub use cluster::{compile_cluster, compile_endpoints};
+pub use context::{ConfigError, Context, RouteSlot, Routes};
+pub use http::{ClientCert, HttpFilter, HttpManager, RouteSource};
+pub use listener::{FilterChain, HttpInspect, Listener, TcpProxy, Terminal, compile_listener};
+pub use route::compile_routes;
+pub use tls::{ServerTlsConfigs, apply_secret};

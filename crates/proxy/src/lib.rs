@@ -1,1 +1,20 @@
-//! placeholder
+//! The data plane: takes connections, decides, sends on, reports.
+//!
+//! A request's way, module by module: [`worker`] accepts, [`connection`] finds the original destination, looks at the
+//! first bytes ([`inspect`]) and picks the filter chain; [`tcp`] relays bytes, [`http`] serves requests: filters, route,
+//! attempt (pick, connect, send, retry), reply, report. Each worker is one thread with its own sockets and pools;
+//! configuration arrives through [`Proxy::apply`] and is swapped behind slots, so nothing in flight is disturbed.
+
+pub mod admin;
+mod apply;
+mod connection;
+mod http;
+mod inspect;
+mod listeners;
+mod peer;
+mod stream;
+mod tcp;
+mod worker;
+
+pub use apply::{Proxy, ProxyOptions, Rejected, Wanted};
+pub use peer::node_metadata;

@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::flags::ResponseFlags;
-use crate::format::{FormatError, LogRecord, Piece, compile, number, write_value};
+use http::HeaderName;
+
+use crate::format::{FormatError, HeaderOf, HeaderRef, LogRecord, Piece, compile, number, write_value};
 use crate::sink::Sink;
 
 /// How a line looks.
@@ -81,6 +83,26 @@ impl AccessLog {
         let sink = Sink::open(&config.path)
             .map_err(|e| FormatError::File { path: config.path.clone(), reason: e.to_string() })?;
         Ok(Self { filter: config.filter.clone(), line, sink })
+    }
+
+    /// Request headers that a line may print: callers keep these beyond the request.
+    pub fn request_headers(&self) -> Vec<HeaderName> {
+        let pieces: Box<dyn Iterator<Item = &Piece>> = match &self.line {
+            Line::Text(pieces) => Box::new(pieces.iter()),
+            Line::Json(fields) => Box::new(fields.iter().flat_map(|f| &f.value)),
+        };
+        let named = |r: &HeaderRef| match r {
+            HeaderRef::Named(name) => Some(name.clone()),
+            _ => None,
+        };
+        pieces
+            .filter_map(|piece| match piece {
+                Piece::Header { of: HeaderOf::Request, name, or, .. } => Some([named(name), or.as_ref().and_then(named)]),
+                _ => None,
+            })
+            .flatten()
+            .flatten()
+            .collect()
     }
 
     /// Writes one line; never blocks.

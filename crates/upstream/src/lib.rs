@@ -1,1 +1,27 @@
-//! placeholder
+//! Where requests go: clusters, their hosts, load balancing, outlier detection, circuit breaking, connections, pools.
+//!
+//! Promise: picking a host takes no lock; the state of a host (requests in flight, failures, ejection) outlives every
+//! configuration update; a swapped cluster never disturbs what is in flight. Errors are data: whose fault, whether the
+//! peer may have seen the request, Envoy's flag. This crate knows nothing of xDS or of who calls it.
+
+mod balance;
+mod body;
+mod cluster;
+mod config;
+mod connect;
+mod error;
+mod host;
+mod pool;
+mod registry;
+
+pub use body::{Body, Recording, UpstreamBody};
+pub use cluster::{Cluster, ClusterSlot, ClusterStats, Permit, PickContext, PickError};
+pub use config::{
+    Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Keepalive, Outlier, Protocol, Security, Service,
+    Thresholds, Tls, TransportMatch,
+};
+pub use connect::{Alpn, Connected, Transport, connect};
+pub use error::{Cause, SendError};
+pub use host::{Host, HostStats, Outcome};
+pub use pool::{Answer, HttpPools, Lease, SendOptions, Version};
+pub use registry::Registry;

@@ -1,0 +1,277 @@
+//! Objects: metadata, kind, spec, and where they come from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::kubernetes::{DeploymentSpec, PodSpec, PodStatus, ServiceSpec};
+use crate::mesh::MeshConfig;
+use crate::networking::{DestinationRule, VirtualService};
+use crate::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+use crate::validate::{self, FieldError};
+use crate::yaml::{Document, Place};
+
+/// Standard object metadata, as far as it is used.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectMeta {
+    /// Name within the namespace.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// When it was made, RFC 3339; empty in files, where order decides instead.
+    pub creation_timestamp: Option<String>,
+    /// Who made it.
+    pub owner_references: Vec<OwnerReference>,
+}
+
+/// Who made an object.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OwnerReference {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// One object of a known kind.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Object<T: Default> {
+    /// Group and version.
+    pub api_version: String,
+    /// Kind.
+    pub kind: String,
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// What is wanted.
+    pub spec: T,
+}
+
+/// Where an object stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The file.
+    pub file: PathBuf,
+    /// From 1.
+    pub line: u64,
+    /// From 1.
+    pub column: u64,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+/// Any object this project understands.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each variant is the kind of the same name")]
+pub enum Resource {
+    Namespace(Arc<Object<Value>>),
+    ServiceAccount(Arc<Object<Value>>),
+    Service(Arc<Object<ServiceSpec>>),
+    Deployment(Arc<Object<DeploymentSpec>>),
+    Pod(Arc<Object<PodSpec>>, Arc<PodStatus>),
+    MeshConfig(Arc<Object<MeshConfig>>),
+    VirtualService(Arc<Object<VirtualService>>),
+    DestinationRule(Arc<Object<DestinationRule>>),
+    PeerAuthentication(Arc<Object<PeerAuthentication>>),
+    AuthorizationPolicy(Arc<Object<AuthorizationPolicy>>),
+    RequestAuthentication(Arc<Object<RequestAuthentication>>),
+}
+
+impl Resource {
+    /// Kind, namespace and name: no two objects share them.
+    pub fn key(&self) -> (String, String, String) {
+        let of = |kind: &str, meta: &ObjectMeta| (kind.to_owned(), meta.namespace.clone(), meta.name.clone());
+        match self {
+            Self::Namespace(o) => of("Namespace", &o.metadata),
+            Self::ServiceAccount(o) => of("ServiceAccount", &o.metadata),
+            Self::Service(o) => of("Service", &o.metadata),
+            Self::Deployment(o) => of("Deployment", &o.metadata),
+            Self::Pod(o, _) => of("Pod", &o.metadata),
+            Self::MeshConfig(o) => of("ConfigMap", &o.metadata),
+            Self::VirtualService(o) => of("VirtualService", &o.metadata),
+            Self::DestinationRule(o) => of("DestinationRule", &o.metadata),
+            Self::PeerAuthentication(o) => of("PeerAuthentication", &o.metadata),
+            Self::AuthorizationPolicy(o) => of("AuthorizationPolicy", &o.metadata),
+            Self::RequestAuthentication(o) => of("RequestAuthentication", &o.metadata),
+        }
+    }
+}
+
+/// Reads one document as an object. `None`: a kind that a mesh has no use for (and that changes nothing for it).
+///
+/// # Errors
+/// What is wrong, with the JSON pointer of the place.
+pub fn read(document: &Document, namespace: &str) -> Result<Option<Resource>, Vec<FieldError>> {
+    let text = |pointer: &str| document.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let (version, kind) = (text("/apiVersion"), text("/kind"));
+    if kind.is_empty() || version.is_empty() {
+        return Err(vec![FieldError::new("", "an object needs apiVersion and kind")]);
+    }
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    served(group, version, kind)?;
+    let resource = match (group, kind) {
+        ("", "Namespace") => Resource::Namespace(plain(document, "")?),
+        ("", "ServiceAccount") => Resource::ServiceAccount(plain(document, namespace)?),
+        ("", "Service") => Resource::Service(plain(document, namespace)?),
+        ("apps", "Deployment") => Resource::Deployment(plain(document, namespace)?),
+        ("", "Pod") => {
+            let status = document.part("/status").unwrap_or_else(|| Document::bare(Value::Object(Default::default())));
+            Resource::Pod(plain(document, namespace)?, Arc::new(typed(&status, "/status")?))
+        }
+        ("", "ConfigMap") if text("/metadata/name") == "istio" => {
+            let Some(mesh) = document.value.pointer("/data/mesh").and_then(Value::as_str) else { return Ok(None) };
+            Resource::MeshConfig(mesh_config(document, mesh, namespace)?)
+        }
+        ("networking.istio.io", "VirtualService") => Resource::VirtualService(strict(document, namespace)?),
+        ("networking.istio.io", "DestinationRule") => Resource::DestinationRule(strict(document, namespace)?),
+        ("security.istio.io", "PeerAuthentication") => Resource::PeerAuthentication(strict(document, namespace)?),
+        ("security.istio.io", "AuthorizationPolicy") => Resource::AuthorizationPolicy(strict(document, namespace)?),
+        ("security.istio.io", "RequestAuthentication") => Resource::RequestAuthentication(strict(document, namespace)?),
+        (group, kind) if group.ends_with("istio.io") => {
+            let reason = format!("{kind} is a kind of Istio that is not built yet; remove it");
+            return Err(vec![FieldError::new("/kind", reason)]);
+        }
+        (
+            "" | "apps" | "batch" | "rbac.authorization.k8s.io" | "policy" | "autoscaling",
+            "ConfigMap"
+            | "Secret"
+            | "Role"
+            | "RoleBinding"
+            | "ClusterRole"
+            | "ClusterRoleBinding"
+            | "PodDisruptionBudget"
+            | "HorizontalPodAutoscaler",
+        ) => return Ok(None),
+        (_, kind) => {
+            let reason = format!("the kind {kind} of {version} is unknown here");
+            return Err(vec![FieldError::new("/kind", reason)]);
+        }
+    };
+    let errors = validate::resource(&resource);
+    if errors.is_empty() { Ok(Some(resource)) } else { Err(errors) }
+}
+
+/// The versions in which Istio serves its kinds.
+fn served(group: &str, version: &str, kind: &str) -> Result<(), Vec<FieldError>> {
+    let versions: &[&str] = match group {
+        "networking.istio.io" => &["v1alpha3", "v1beta1", "v1"],
+        "security.istio.io" => &["v1beta1", "v1"],
+        _ => return Ok(()),
+    };
+    let given = version.split_once('/').map_or("", |(_, v)| v);
+    if versions.contains(&given) {
+        return Ok(());
+    }
+    let reason = format!("{kind} is served in {}, not in {given}", versions.join(", "));
+    Err(vec![FieldError::new("/apiVersion", reason)])
+}
+
+fn mesh_config(document: &Document, text: &str, namespace: &str) -> Result<Arc<Object<MeshConfig>>, Vec<FieldError>> {
+    let at = "/data/mesh";
+    let inner = crate::yaml::parse(text).map_err(|e| vec![FieldError::new(at, format!("MeshConfig: {e}"))])?;
+    let inner = inner.into_iter().next().unwrap_or_default();
+    let spec = if inner.value.is_null() { MeshConfig::default() } else { typed(&inner, at)? };
+    let outer: Arc<Object<Value>> = plain(document, namespace)?;
+    Ok(Arc::new(Object {
+        metadata: outer.metadata.clone(),
+        api_version: outer.api_version.clone(),
+        kind: outer.kind.clone(),
+        spec,
+    }))
+}
+
+/// A Kubernetes object: fields that are not modelled are passed over.
+fn plain<T: Default + DeserializeOwned>(
+    document: &Document,
+    namespace: &str,
+) -> Result<Arc<Object<T>>, Vec<FieldError>> {
+    let mut object: Object<T> = typed(document, "")?;
+    named(&mut object.metadata, namespace)?;
+    Ok(Arc::new(object))
+}
+
+/// An Istio object: nothing but `apiVersion`, `kind`, `metadata`, `spec` and `status` stands beside each other, and
+/// the spec's own type refuses what it does not know.
+fn strict<T: Default + DeserializeOwned>(
+    document: &Document,
+    namespace: &str,
+) -> Result<Arc<Object<T>>, Vec<FieldError>> {
+    let known = |key: &&String| !["apiVersion", "kind", "metadata", "spec", "status"].contains(&key.as_str());
+    if let Some(key) = document.value.as_object().and_then(|map| map.keys().find(known)) {
+        return Err(vec![FieldError::new(&format!("/{key}"), format!("unknown field \"{key}\""))]);
+    }
+    plain(document, namespace)
+}
+
+fn named(metadata: &mut ObjectMeta, namespace: &str) -> Result<(), Vec<FieldError>> {
+    if metadata.name.is_empty() {
+        return Err(vec![FieldError::new("/metadata", "an object needs metadata.name")]);
+    }
+    if metadata.namespace.is_empty() {
+        metadata.namespace = namespace.to_owned();
+    }
+    Ok(())
+}
+
+/// A value as a type; a mistake comes with its place.
+fn typed<T: DeserializeOwned>(document: &Document, under: &str) -> Result<T, Vec<FieldError>> {
+    serde_path_to_error::deserialize(&document.value).map_err(|error| {
+        let mut pointer = under.to_owned();
+        for segment in error.path() {
+            use serde_path_to_error::Segment;
+            match segment {
+                Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+                Segment::Map { key } | Segment::Enum { variant: key } => pointer.push_str(&format!("/{key}")),
+                Segment::Unknown => {}
+            }
+        }
+        vec![FieldError::new(&pointer, explain(&error.inner().to_string()))]
+    })
+}
+
+/// serde's words, made ours: the list of known fields becomes the nearest one.
+fn explain(message: &str) -> String {
+    let Some(rest) = message.strip_prefix("unknown field `") else { return message.to_owned() };
+    let Some((name, list)) = rest.split_once('`') else { return message.to_owned() };
+    let known = list.split('`').skip(1).step_by(2);
+    let nearest = known.map(|k| (distance(name, k), k)).min().filter(|(d, _)| *d <= 3);
+    match nearest {
+        Some((_, near)) => format!("unknown field \"{name}\"; did you mean \"{near}\"?"),
+        None => format!("unknown field \"{name}\""),
+    }
+}
+
+/// Edits from one word to another.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.to_lowercase().chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = if x == *y { diagonal } else { 1 + diagonal.min(row[j]).min(row[j + 1]) };
+            diagonal = std::mem::replace(&mut row[j + 1], cost);
+        }
+    }
+    row[b.len()]
+}
+
+/// The place of a mistake in its file.
+pub fn place(document: &Document, error: &FieldError) -> Place {
+    document.place(&error.pointer)
+}

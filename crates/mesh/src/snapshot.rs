@@ -1,0 +1,274 @@
+//! The mesh at one moment.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use istio_api::mesh::MeshConfig;
+use istio_api::networking::{DestinationRule, VirtualService};
+use istio_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+use istio_api::{Object, Resource};
+
+use crate::model::{Endpoint, Service, exported};
+use crate::policy::{self, Authorization, MergedDestinationRule, MtlsMode};
+use crate::workload::Workload;
+
+/// Where mesh-wide policies live, unless the mesh configuration says otherwise.
+const ROOT: &str = "istio-system";
+/// DNS domain of the cluster.
+const DOMAIN: &str = "cluster.local";
+
+type MergedRules = BTreeMap<(String, String), (Arc<MergedDestinationRule>, Vec<String>)>;
+
+#[derive(Debug, Default)]
+struct Inner {
+    mesh: MeshConfig,
+    services: Vec<Arc<Service>>,
+    by_host: HashMap<String, Arc<Service>>,
+    workloads: Vec<Arc<Workload>>,
+    virtual_services: Vec<Arc<Object<VirtualService>>>,
+    rules: MergedRules,
+    peers: Vec<Arc<Object<PeerAuthentication>>>,
+    policies: Vec<Arc<Object<AuthorizationPolicy>>>,
+    tokens: Vec<Arc<Object<RequestAuthentication>>>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// The mesh at one moment; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot(Arc<Inner>);
+
+impl Snapshot {
+    /// Builds a snapshot. Of conflicting objects the older counts: by creation time, then in the order given.
+    pub fn build<'a>(resources: impl IntoIterator<Item = &'a Resource>) -> Self {
+        let resources: Vec<&Resource> = resources.into_iter().collect();
+        let mut inner = Inner::default();
+        for resource in &resources {
+            if let Resource::MeshConfig(config) = resource {
+                inner.mesh = config.spec.clone();
+            }
+        }
+        let trust_domain = inner.mesh.trust_domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
+        let mut rules: Vec<Arc<Object<DestinationRule>>> = Vec::new();
+        for resource in resources {
+            match resource {
+                Resource::Namespace(o) => {
+                    inner.namespaces.insert(o.metadata.name.clone(), o.metadata.labels.clone());
+                }
+                Resource::Service(o) => inner.services.push(Arc::new(Service::read(o, DOMAIN))),
+                Resource::Pod(o, status) if status.pod_ip.is_some() => {
+                    inner.workloads.push(Arc::new(Workload::read(o, status, &trust_domain)));
+                }
+                Resource::VirtualService(o) => inner.virtual_services.push(o.clone()),
+                Resource::DestinationRule(o) => rules.push(o.clone()),
+                Resource::PeerAuthentication(o) => inner.peers.push(o.clone()),
+                Resource::AuthorizationPolicy(o) => inner.policies.push(o.clone()),
+                Resource::RequestAuthentication(o) => inner.tokens.push(o.clone()),
+                _ => {}
+            }
+        }
+        oldest_first(&mut inner.virtual_services);
+        oldest_first(&mut rules);
+        oldest_first(&mut inner.peers);
+        inner.policies.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        inner.by_host = inner.services.iter().map(|s| (s.host.clone(), s.clone())).collect();
+        inner.rules = policy::merge(&rules, full_host);
+        Self(Arc::new(inner))
+    }
+
+    /// The mesh configuration.
+    pub fn mesh_config(&self) -> &MeshConfig {
+        &self.0.mesh
+    }
+
+    /// Where mesh-wide policies live.
+    pub fn root_namespace(&self) -> &str {
+        self.0.mesh.root_namespace.as_deref().unwrap_or(ROOT)
+    }
+
+    /// Who vouches for identities.
+    pub fn trust_domain(&self) -> &str {
+        self.0.mesh.trust_domain.as_deref().unwrap_or(DOMAIN)
+    }
+
+    /// Labels of a namespace, when it is declared.
+    pub fn namespace(&self, name: &str) -> Option<&BTreeMap<String, String>> {
+        self.0.namespaces.get(name)
+    }
+
+    /// Names of all declared namespaces.
+    pub fn namespaces(&self) -> impl Iterator<Item = &String> {
+        self.0.namespaces.keys()
+    }
+
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.0.services.iter()
+    }
+
+    /// The service of a full host name.
+    pub fn service(&self, host: &str) -> Option<&Arc<Service>> {
+        self.0.by_host.get(host)
+    }
+
+    /// All workloads.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.0.workloads.iter()
+    }
+
+    /// A workload by namespace and name.
+    pub fn workload(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
+        self.0.workloads.iter().find(|w| w.namespace == namespace && w.name == name)
+    }
+
+    /// A workload by address.
+    pub fn workload_by_ip(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
+        self.0.workloads.iter().find(|w| w.ip == ip)
+    }
+
+    /// Where a port of a service can be reached.
+    pub fn endpoints(&self, host: &str, port: u16) -> Vec<Endpoint> {
+        let Some(service) = self.service(host) else { return Vec::new() };
+        let Some(port) = service.ports.iter().find(|p| p.port == port) else { return Vec::new() };
+        let behind = self.0.workloads.iter().filter(|w| service.selects(w));
+        let endpoint = |workload: &Arc<Workload>| {
+            Some(Endpoint {
+                address: workload.ip.to_string(),
+                port: workload.target_port(port)?,
+                ready: workload.ready,
+                labels: workload.labels.clone(),
+                weight: 1,
+                locality: String::new(),
+                workload: Some(workload.clone()),
+            })
+        };
+        // Kubernetes takes a pod out of a Service while it is not ready.
+        behind.filter_map(endpoint).filter(|e| e.ready).collect()
+    }
+
+    /// All VirtualServices, oldest first.
+    pub fn virtual_services(&self) -> impl Iterator<Item = &Arc<Object<VirtualService>>> {
+        self.0.virtual_services.iter()
+    }
+
+    /// The VirtualServices that count for sidecars in a namespace, oldest first.
+    pub fn virtual_services_in_mesh(&self, namespace: &str) -> Vec<Arc<Object<VirtualService>>> {
+        let counts = |vs: &&Arc<Object<VirtualService>>| {
+            let gateways = &vs.spec.gateways;
+            (gateways.is_empty() || gateways.iter().any(|g| g == "mesh"))
+                && exported(&vs.spec.export_to, &vs.metadata.namespace, namespace)
+        };
+        self.0.virtual_services.iter().filter(counts).cloned().collect()
+    }
+
+    /// The VirtualService of a host for clients in a namespace: an exact host before a wildcard, then the oldest.
+    pub fn virtual_service_for(&self, host: &str, namespace: &str) -> Option<Arc<Object<VirtualService>>> {
+        let all = self.virtual_services_in_mesh(namespace);
+        let exact = |vs: &&Arc<Object<VirtualService>>| {
+            vs.spec.hosts.iter().any(|h| full_host(h, &vs.metadata.namespace) == host)
+        };
+        let wild = |vs: &Arc<Object<VirtualService>>| {
+            let suffixes = vs.spec.hosts.iter().filter_map(|h| h.strip_prefix('*'));
+            suffixes.filter(|s| host.len() > s.len() && host.ends_with(s)).map(str::len).max()
+        };
+        all.iter().find(exact).cloned().or_else(|| {
+            let mut best: Option<(usize, &Arc<Object<VirtualService>>)> = None;
+            for vs in &all {
+                if let Some(length) = wild(vs)
+                    && best.is_none_or(|(l, _)| length > l)
+                {
+                    best = Some((length, vs));
+                }
+            }
+            best.map(|(_, vs)| vs.clone())
+        })
+    }
+
+    /// All DestinationRules, merged by host and namespace.
+    pub fn destination_rules(&self) -> impl Iterator<Item = &Arc<MergedDestinationRule>> {
+        self.0.rules.values().map(|(rule, _)| rule)
+    }
+
+    /// The DestinationRule of a host for clients in a namespace: theirs, the service's, then the root namespace's; on
+    /// each level an exact host before a wildcard.
+    pub fn destination_rule_for(&self, host: &str, client: &str) -> Option<Arc<MergedDestinationRule>> {
+        let own = self.service(host).map(|s| s.namespace.as_str());
+        let mut levels = vec![client];
+        levels.extend(own.filter(|o| *o != client));
+        levels.push(self.root_namespace());
+        levels.into_iter().find_map(|namespace| self.rule_in(namespace, host, client))
+    }
+
+    fn rule_in(&self, namespace: &str, host: &str, client: &str) -> Option<Arc<MergedDestinationRule>> {
+        let visible =
+            |(_, export): &&(Arc<MergedDestinationRule>, Vec<String>)| policy::visible(export, namespace, client);
+        let exact = self.0.rules.get(&(namespace.to_owned(), host.to_owned())).filter(visible);
+        let wild = || {
+            let here = self.0.rules.iter().filter(|((n, _), _)| n == namespace);
+            let fits = here.filter_map(|((_, pattern), found)| {
+                let suffix = pattern.strip_prefix('*')?;
+                (host.len() > suffix.len() && host.ends_with(suffix)).then_some((suffix.len(), found))
+            });
+            fits.filter(|(_, found)| visible(found)).max_by_key(|(length, _)| *length).map(|(_, found)| found)
+        };
+        exact.or_else(wild).map(|(rule, _)| rule.clone())
+    }
+
+    /// How a workload takes connections on a port; port 0 stands for ports that no service names.
+    pub fn mtls_mode(&self, workload: &Workload, port: u16) -> MtlsMode {
+        policy::mtls_mode(&self.0.peers, self.root_namespace(), workload, port)
+    }
+
+    /// All PeerAuthentications, oldest first.
+    pub fn peer_authentications(&self) -> impl Iterator<Item = &Arc<Object<PeerAuthentication>>> {
+        self.0.peers.iter()
+    }
+
+    /// All AuthorizationPolicies.
+    pub fn authorization_policies(&self) -> impl Iterator<Item = &Arc<Object<AuthorizationPolicy>>> {
+        self.0.policies.iter()
+    }
+
+    /// All RequestAuthentications.
+    pub fn request_authentications(&self) -> impl Iterator<Item = &Arc<Object<RequestAuthentication>>> {
+        self.0.tokens.iter()
+    }
+
+    /// The AuthorizationPolicies of a workload.
+    pub fn authorization_policies_for(&self, workload: &Workload) -> Authorization {
+        let root = self.root_namespace();
+        let mut found = Authorization::default();
+        for policy in &self.0.policies {
+            if policy::selects(policy.spec.selector.as_ref(), &policy.metadata.namespace, root, workload) {
+                found.add(policy);
+            }
+        }
+        found
+    }
+
+    /// The RequestAuthentications of a workload.
+    pub fn request_authentications_for(&self, workload: &Workload) -> Vec<Arc<Object<RequestAuthentication>>> {
+        let root = self.root_namespace();
+        let selects = |t: &&Arc<Object<RequestAuthentication>>| {
+            policy::selects(t.spec.selector.as_ref(), &t.metadata.namespace, root, workload)
+        };
+        self.0.tokens.iter().filter(selects).cloned().collect()
+    }
+}
+
+/// A host in full: a name without dots belongs to the namespace of who wrote it.
+fn full_host(host: &str, namespace: &str) -> String {
+    if host.contains('.') || host.starts_with('*') {
+        host.to_owned()
+    } else {
+        format!("{host}.{namespace}.svc.{DOMAIN}")
+    }
+}
+
+/// RFC 3339 stamps in UTC sort as text; objects of files have none and stay in order.
+fn oldest_first<T: Default>(objects: &mut [Arc<Object<T>>]) {
+    objects.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
+}
+
+#[cfg(test)]
+mod tests;

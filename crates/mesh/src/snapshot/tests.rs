@@ -1,0 +1,99 @@
+use istio_api::yaml;
+
+use super::*;
+
+fn mesh(text: &str) -> Snapshot {
+    let resources: Vec<Resource> = yaml::parse(text)
+        .unwrap()
+        .iter()
+        .filter_map(|d| istio_api::read(d, "default").unwrap_or_else(|e| panic!("{e:?}")))
+        .collect();
+    Snapshot::build(&resources)
+}
+
+const BASE: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: pay, namespace: prod}
+spec:
+  clusterIP: 10.96.0.5
+  selector: {app: pay}
+  ports: [{name: http-web, port: 80, targetPort: web}, {name: tcp-db, port: 5432}, {port: 9000}]
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: pay-v1-abc-0
+  namespace: prod
+  labels: {app: pay, version: v1, security.istio.io/tlsMode: istio}
+  ownerReferences: [{kind: ReplicaSet, name: pay-v1-abc}]
+spec:
+  serviceAccountName: pay-sa
+  containers: [{name: app, ports: [{name: web, containerPort: 8080}]}]
+status: {podIP: 10.244.0.2, conditions: [{type: Ready, status: "True"}]}
+"#;
+
+#[test]
+fn pods_become_endpoints_and_ports_speak_by_their_names() {
+    let mesh = mesh(BASE);
+    let service = mesh.service("pay.prod.svc.cluster.local").unwrap();
+    let protocols: Vec<_> = service.ports.iter().map(|p| p.protocol).collect();
+    assert_eq!(protocols, [crate::Protocol::Http, crate::Protocol::Tcp, crate::Protocol::Auto]);
+    let endpoints = mesh.endpoints(&service.host, 80);
+    assert_eq!((endpoints[0].address.as_str(), endpoints[0].port), ("10.244.0.2", 8080));
+    let workload = endpoints[0].workload.as_ref().unwrap();
+    assert_eq!(workload.identity().to_string(), "spiffe://cluster.local/ns/prod/sa/pay-sa");
+    assert_eq!((workload.workload_name.as_str(), workload.canonical_revision.as_str()), ("pay-v1", "v1"));
+    assert!(workload.in_mesh);
+}
+
+#[test]
+fn the_narrow_mtls_mode_counts() {
+    let policies = r#"
+---
+apiVersion: security.istio.io/v1beta1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: pay, namespace: prod}
+spec: {selector: {matchLabels: {app: pay}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {"5432": {mode: DISABLE}}}
+"#;
+    let mesh = mesh(&format!("{BASE}{policies}"));
+    let workload = mesh.workload("prod", "pay-v1-abc-0").unwrap();
+    assert_eq!(mesh.mtls_mode(workload, 8080), MtlsMode::Permissive);
+    assert_eq!(mesh.mtls_mode(workload, 5432), MtlsMode::Disable);
+    let mut other = (**workload).clone();
+    other.labels.clear();
+    assert_eq!(mesh.mtls_mode(&other, 8080), MtlsMode::Strict);
+}
+
+#[test]
+fn rules_are_found_in_istios_order_and_subsets_merge() {
+    let rules = r#"
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: DestinationRule
+metadata: {name: a, namespace: prod}
+spec: {host: pay, subsets: [{name: v1, labels: {version: v1}}]}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: DestinationRule
+metadata: {name: b, namespace: prod}
+spec: {host: pay.prod.svc.cluster.local, subsets: [{name: v2, labels: {version: v2}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: c, namespace: client}
+spec: {host: "*.prod.svc.cluster.local"}
+"#;
+    let mesh = mesh(&format!("{BASE}{rules}"));
+    let host = "pay.prod.svc.cluster.local";
+    let from_prod = mesh.destination_rule_for(host, "prod").unwrap();
+    let names: Vec<_> = from_prod.subsets.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["v1", "v2"]);
+    assert_eq!(mesh.destination_rule_for(host, "client").unwrap().name, "c");
+    assert_eq!(mesh.destination_rule_for(host, "elsewhere").unwrap().name, "a");
+}

@@ -1,0 +1,124 @@
+//! TLS contexts as configuration describes them, and the rustls configurations built of them.
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::server::NoServerSessionStorage;
+use rustls::{ClientConfig, ServerConfig};
+
+use crate::san::SanMatch;
+use crate::slots::{CertSlot, RootSlot};
+use crate::verify::Verifier;
+
+/// Why TLS cannot be set up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// A certificate is unusable.
+    #[error("certificate: {0}")]
+    Certificate(String),
+    /// A private key is unusable.
+    #[error("private key: {0}")]
+    Key(String),
+    /// The wanted combination is not possible.
+    #[error("TLS context: {0}")]
+    Config(String),
+}
+
+/// The server's side of a TLS context.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// What we show.
+    pub cert: Arc<CertSlot>,
+    /// Whom we trust; `None` asks no certificate of clients.
+    pub roots: Option<Arc<RootSlot>>,
+    /// Refuse clients without a certificate.
+    pub require_client_cert: bool,
+    /// Names a client may have; none means any.
+    pub sans: Vec<SanMatch>,
+    /// Protocols we take, in order of preference.
+    pub alpn: Vec<Vec<u8>>,
+}
+
+impl ServerTls {
+    /// The rustls configuration. Built once and shared by all connections; no session tickets, so each connection
+    /// proves its identity.
+    ///
+    /// # Errors
+    /// When a client certificate is required but no roots are named.
+    pub fn build(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let builder = ServerConfig::builder_with_provider(crate::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| TlsError::Config(e.to_string()))?;
+        let builder = match &self.roots {
+            Some(roots) => builder.with_client_cert_verifier(Arc::new(Verifier {
+                roots: Some(roots.clone()),
+                sans: self.sans.clone(),
+                mandatory: self.require_client_cert,
+            })),
+            None if self.require_client_cert => {
+                return Err(TlsError::Config(
+                    "require_client_certificate needs a validation context with trusted roots".to_owned(),
+                ));
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(self.cert.clone());
+        config.alpn_protocols.clone_from(&self.alpn);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+}
+
+/// The client's side of a TLS context.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    /// What we show when asked.
+    pub cert: Option<Arc<CertSlot>>,
+    /// Whom we trust; `None` checks no chain (Envoy's behaviour without a trusted CA).
+    pub roots: Option<Arc<RootSlot>>,
+    /// Names the server may have; none means any.
+    pub sans: Vec<SanMatch>,
+    /// Server name to send.
+    pub sni: Option<String>,
+    /// Protocols we offer, in order of preference.
+    pub alpn: Vec<Vec<u8>>,
+}
+
+impl ClientTls {
+    /// The rustls configuration, built once and shared by all connections.
+    ///
+    /// # Errors
+    /// When the crypto provider lacks the needed versions.
+    pub fn build(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        let verifier = Verifier { roots: self.roots.clone(), sans: self.sans.clone(), mandatory: true };
+        let builder = ClientConfig::builder_with_provider(crate::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| TlsError::Config(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match &self.cert {
+            Some(cert) => builder.with_client_cert_resolver(cert.clone()),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols.clone_from(&self.alpn);
+        config.enable_sni = self.sni.is_some();
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+
+    /// The same context with other protocols offered (the `istio.alpn` filter's override).
+    #[must_use]
+    pub fn with_alpn(&self, alpn: Vec<Vec<u8>>) -> Self {
+        Self { alpn, ..self.clone() }
+    }
+
+    /// The name given to rustls: the SNI, or a placeholder that is not sent.
+    ///
+    /// # Errors
+    /// When the SNI is not a valid DNS name.
+    pub fn server_name(&self) -> Result<rustls::pki_types::ServerName<'static>, TlsError> {
+        let name = self.sni.clone().unwrap_or_else(|| "no-sni.invalid".to_owned());
+        rustls::pki_types::ServerName::try_from(name).map_err(|e| TlsError::Config(format!("sni: {e}")))
+    }
+}

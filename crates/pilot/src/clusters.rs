@@ -1,0 +1,301 @@
+//! Clusters: where connections can go, and how.
+
+mod policy;
+
+use istio_api::networking::{LoadBalancerSettings, TrafficPolicy};
+use mesh::{Resolution, Service, ServicePort, Snapshot};
+use serde_json::{Value, json};
+
+use crate::scope::{self, App};
+use crate::{Proxy, Resource, endpoints, http, names, tls};
+
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// All clusters of a proxy: the fixed ones, its own ports, and what it may call.
+pub fn clusters(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
+    let mut all = vec![black_hole(snapshot), passthrough(snapshot, proxy), inbound_passthrough(snapshot)];
+    if let Some(workload) = scope::own_workload(snapshot, proxy) {
+        for port in scope::inbound_ports(snapshot, &workload) {
+            all.push(inbound(snapshot, &port));
+        }
+    }
+    for service in scope::services(snapshot, proxy) {
+        for port in &service.ports {
+            outbound(snapshot, proxy, service, port, &mut all);
+        }
+    }
+    all.into_iter().filter_map(|json| Resource::from_json(json["name"].clone().as_str()?, json)).collect()
+}
+
+/// What ties the requests of a route to hosts, when the DestinationRule asks for it.
+pub(crate) fn hash_policy(snapshot: &Snapshot, proxy: &Proxy, host: &str, subset: &str, port: u16) -> Option<Value> {
+    let rule = snapshot.destination_rule_for(host, &proxy.namespace)?;
+    let traffic = policy::effective(&rule, subset, port);
+    policy::hash(traffic.load_balancer.as_ref()?)
+}
+
+fn base(snapshot: &Snapshot, name: &str, kind: &str) -> Value {
+    json!({
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "altStatName": format!("{name};"),
+        "connectTimeout": scope::connect_timeout(snapshot),
+        "name": name,
+        "type": kind
+    })
+}
+
+fn black_hole(snapshot: &Snapshot) -> Value {
+    base(snapshot, names::BLACK_HOLE, "STATIC")
+}
+
+fn downstream_protocol() -> Value {
+    json!({"useDownstreamProtocolConfig": {"http2ProtocolOptions": {}, "httpProtocolOptions": {}}})
+}
+
+fn protocol_options(mut options: Value) -> Value {
+    options["@type"] = json!(format!("type.googleapis.com/{HTTP_OPTIONS}"));
+    json!({HTTP_OPTIONS: options})
+}
+
+fn to_original_destination(snapshot: &Snapshot, name: &str) -> Value {
+    let mut out = base(snapshot, name, "ORIGINAL_DST");
+    out["altStatName"] = json!(format!("{};", names::PASSTHROUGH));
+    out["circuitBreakers"] = policy::circuit_breakers(None);
+    out["lbPolicy"] = json!("CLUSTER_PROVIDED");
+    let mut options = downstream_protocol();
+    options["commonHttpProtocolOptions"] = json!({"idleTimeout": "300s"});
+    out["typedExtensionProtocolOptions"] = protocol_options(options);
+    out
+}
+
+fn passthrough(snapshot: &Snapshot, proxy: &Proxy) -> Value {
+    let mut out = to_original_destination(snapshot, names::PASSTHROUGH);
+    exchange_metadata(proxy, &mut out);
+    out
+}
+
+fn inbound_passthrough(snapshot: &Snapshot) -> Value {
+    let mut out = to_original_destination(snapshot, names::INBOUND_PASSTHROUGH);
+    out["upstreamBindConfig"] = inbound_source();
+    out
+}
+
+/// The source address by which redirection knows traffic that the sidecar has already seen.
+fn inbound_source() -> Value {
+    json!({"sourceAddress": {"address": "127.0.0.6", "portValue": 0}})
+}
+
+fn exchange_metadata(proxy: &Proxy, cluster: &mut Value) {
+    if proxy.has("istio.metadata_exchange") {
+        cluster["filters"] = json!([http::metadata_exchange()]);
+    }
+}
+
+fn service_metadata(service: &Service) -> Value {
+    json!({"host": service.host, "name": service.name, "namespace": service.namespace})
+}
+
+fn inbound(snapshot: &Snapshot, port: &scope::InboundPort) -> Value {
+    let mut out = base(snapshot, &names::inbound_cluster(port.port), "ORIGINAL_DST");
+    out["circuitBreakers"] = policy::circuit_breakers(None);
+    out["cleanupInterval"] = json!("9223372035s");
+    out["commonLbConfig"] = json!({});
+    out["lbPolicy"] = json!("CLUSTER_PROVIDED");
+    let services: Vec<Value> = port.services.iter().map(|service| service_metadata(service)).collect();
+    out["metadata"] = json!({"filterMetadata": {"istio": {"services": services}}});
+    match port.app {
+        App::Http2 => out["typedExtensionProtocolOptions"] = protocol_options(explicit_h2()),
+        App::Auto => out["typedExtensionProtocolOptions"] = protocol_options(downstream_protocol()),
+        App::Http1 | App::Tcp | App::Udp => {}
+    }
+    out["upstreamBindConfig"] = inbound_source();
+    out
+}
+
+fn explicit_h2() -> Value {
+    json!({"explicitHttpConfig": {"http2ProtocolOptions": {}}})
+}
+
+/// The cluster of one service port, and those of its subsets.
+fn outbound(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: &ServicePort, all: &mut Vec<Value>) {
+    let app = scope::app(port);
+    if app == App::Udp || service.external_name.is_some() {
+        return;
+    }
+    let rule = snapshot.destination_rule_for(&service.host, &proxy.namespace);
+    let origin = rule.as_ref().map(|rule| policy::origin(rule));
+    let subsets = rule.iter().flat_map(|rule| &rule.subsets).map(|subset| subset.name.as_str());
+    for subset in std::iter::once("").chain(subsets) {
+        let traffic = rule.as_ref().map(|rule| policy::effective(rule, subset, port.port)).unwrap_or_default();
+        let (traffic, origin) = (&traffic, origin.as_deref());
+        all.push(Outbound { snapshot, proxy, service, port, app, subset, traffic, origin }.cluster());
+    }
+}
+
+struct Outbound<'a> {
+    snapshot: &'a Snapshot,
+    proxy: &'a Proxy,
+    service: &'a Service,
+    port: &'a ServicePort,
+    app: App,
+    subset: &'a str,
+    traffic: &'a TrafficPolicy,
+    origin: Option<&'a str>,
+}
+
+impl Outbound<'_> {
+    fn cluster(&self) -> Value {
+        let name = names::outbound_cluster(self.port.port, self.subset, &self.service.host);
+        let kind = self.kind();
+        let mut out = base(self.snapshot, &name, kind);
+        if let Some(limit) = policy::connect_timeout(self.traffic) {
+            out["connectTimeout"] = limit;
+        }
+        out["circuitBreakers"] = policy::circuit_breakers(self.traffic.connection_pool.as_ref());
+        out["commonLbConfig"] = policy::common_lb(self.traffic.outlier_detection.as_ref());
+        out["metadata"] = self.metadata();
+        exchange_metadata(self.proxy, &mut out);
+        policy::balance(self.traffic.load_balancer.as_ref(), kind == "ORIGINAL_DST", &mut out);
+        if let Some(detection) = &self.traffic.outlier_detection {
+            out["outlierDetection"] = policy::outlier(detection);
+        }
+        policy::connections(self.traffic.connection_pool.as_ref(), &mut out);
+        self.protocol(&mut out);
+        self.transport(kind, &mut out);
+        self.discovery(kind, &name, &mut out);
+        out
+    }
+
+    fn kind(&self) -> &'static str {
+        let passthrough = matches!(
+            self.traffic.load_balancer,
+            Some(LoadBalancerSettings { ref simple, .. }) if simple.as_deref() == Some("PASSTHROUGH")
+        );
+        match self.service.resolution {
+            _ if passthrough => "ORIGINAL_DST",
+            Resolution::Endpoints if self.service.headless => "ORIGINAL_DST",
+            Resolution::Endpoints => "EDS",
+            Resolution::Dns => "STRICT_DNS",
+            Resolution::DnsRoundRobin => "LOGICAL_DNS",
+            Resolution::None => "ORIGINAL_DST",
+        }
+    }
+
+    fn metadata(&self) -> Value {
+        let mut istio = json!({"services": [service_metadata(self.service)]});
+        if let Some(origin) = self.origin {
+            istio["config"] = json!(origin);
+        }
+        if self.service.mesh_external {
+            istio["external"] = json!(true);
+        }
+        if !self.subset.is_empty() {
+            istio["subset"] = json!(self.subset);
+        }
+        json!({"filterMetadata": {"istio": istio}})
+    }
+
+    /// HTTP options: the service's protocol, upgraded when the user asks for it.
+    fn protocol(&self, out: &mut Value) {
+        let pool = self.traffic.connection_pool.as_ref().and_then(|pool| pool.http.as_ref());
+        let upgrade = pool.is_some_and(|pool| pool.h2_upgrade_policy.as_deref() == Some("UPGRADE"));
+        let follow = pool.is_some_and(|pool| pool.use_client_protocol);
+        let mut options = match self.app {
+            App::Auto => Some(downstream_protocol()),
+            App::Http1 if follow => Some(downstream_protocol()),
+            App::Http2 => Some(explicit_h2()),
+            App::Http1 if upgrade => Some(explicit_h2()),
+            App::Http1 | App::Tcp | App::Udp => None,
+        };
+        let common = policy::http_options(pool);
+        if let Some(common) = common {
+            options.get_or_insert_with(|| json!({"explicitHttpConfig": {"httpProtocolOptions": {}}}))["commonHttpProtocolOptions"] =
+                common;
+        }
+        if let Some(options) = options {
+            out["typedExtensionProtocolOptions"] = protocol_options(options);
+        }
+    }
+
+    fn transport(&self, kind: &str, out: &mut Value) {
+        let sni = names::sni(self.port.port, self.subset, &self.service.host);
+        let asked = self.traffic.tls.as_ref();
+        match asked.map(|asked| asked.mode.as_deref().unwrap_or("DISABLE")) {
+            Some("DISABLE") => {}
+            Some("ISTIO_MUTUAL") => {
+                let sni = asked.map(|asked| asked.sni.as_str()).filter(|sni| !sni.is_empty()).unwrap_or(&sni);
+                let given = asked.map_or(&[][..], |asked| asked.subject_alt_names.as_slice());
+                let sans = if given.is_empty() { self.sans() } else { given.to_vec() };
+                out["transportSocket"] = tls::mesh_upstream(&sans, sni, &self.alpn());
+            }
+            Some(_) => {
+                if let Some(asked) = asked {
+                    out["transportSocket"] = policy::tls(asked, &self.service.host, self.app == App::Http2);
+                }
+            }
+            None => {
+                let possible = kind != "ORIGINAL_DST" && !self.service.mesh_external && scope::auto_mtls(self.snapshot);
+                if possible {
+                    out["transportSocketMatches"] = json!([
+                        {
+                            "match": {"tlsMode": "istio"},
+                            "name": "tlsMode-istio",
+                            "transportSocket": tls::mesh_upstream(&self.sans(), &sni, &self.alpn())
+                        },
+                        {"match": {}, "name": "tlsMode-disabled", "transportSocket": tls::raw_buffer()}
+                    ]);
+                }
+            }
+        }
+    }
+
+    /// ALPN of mesh mTLS. Istio's proxies choose it per request; a stock Envoy cannot, so the cluster says what it
+    /// carries, which is what servers tell HTTP and TCP apart by.
+    fn alpn(&self) -> Vec<&'static str> {
+        match (self.proxy.stock_envoy, self.app) {
+            (true, App::Http2) => vec!["istio-h2", "istio", "h2"],
+            (true, App::Http1) => vec!["istio-http/1.1", "istio", "http/1.1"],
+            (false, App::Http2) => vec!["istio-peer-exchange", "istio", "h2"],
+            _ => vec!["istio-peer-exchange", "istio"],
+        }
+    }
+
+    fn sans(&self) -> Vec<String> {
+        let mut sans: Vec<String> = self
+            .snapshot
+            .endpoints(&self.service.host, self.port.port)
+            .iter()
+            .filter_map(|endpoint| endpoint.workload.as_ref().map(|workload| workload.identity().to_string()))
+            .collect();
+        sans.sort();
+        sans.dedup();
+        sans
+    }
+
+    fn discovery(&self, kind: &str, name: &str, out: &mut Value) {
+        match kind {
+            "EDS" => {
+                out["edsClusterConfig"] = json!({
+                    "edsConfig": {"ads": {}, "initialFetchTimeout": "0s", "resourceApiVersion": "V3"},
+                    "serviceName": name
+                });
+            }
+            "STRICT_DNS" | "LOGICAL_DNS" => {
+                out["dnsJitter"] = json!("0.100s");
+                out["dnsLookupFamily"] = json!("V4_ONLY");
+                out["dnsRefreshRate"] = json!("60s");
+                out["respectDnsTtl"] = json!(true);
+                out["typedDnsResolverConfig"] = json!({
+                    "name": "envoy.network.dns_resolver.cares",
+                    "typedConfig": {
+                        "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+                        "udpMaxQueries": 100
+                    }
+                });
+                let assignment = endpoints::assignment(self.snapshot, self.proxy, name, false);
+                out["loadAssignment"] = assignment.unwrap_or_else(|| json!({"clusterName": name}));
+            }
+            _ => {}
+        }
+    }
+}

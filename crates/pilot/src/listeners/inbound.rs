@@ -1,0 +1,240 @@
+//! `virtualInbound`: one chain for each port, protocol and kind of security.
+
+use mesh::{MtlsMode, Snapshot, Workload};
+use serde_json::{Value, json};
+
+use super::{listener_filter, socket_address};
+use crate::authz::Policies;
+use crate::http::{self, Manager, Routes};
+use crate::scope::{self, App, InboundPort};
+use crate::{Proxy, access_log, jwt, names, tls};
+
+const MESH_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
+const MESH_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
+const MESH_ALL: [&str; 5] = ["istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
+const PLAIN_HTTP: [&str; 2] = ["http/1.1", "h2c"];
+
+/// One chain: which connections it takes and what they are.
+struct Chain {
+    alpn: &'static [&'static str],
+    transport: &'static str,
+    http: bool,
+    mtls: bool,
+}
+
+/// The chains of a port, in Istio's order.
+fn plan(mode: MtlsMode, app: App) -> Vec<Chain> {
+    let chain = |alpn: &'static [&'static str], transport, http, mtls| Chain { alpn, transport, http, mtls };
+    let http = matches!(app, App::Http1 | App::Http2);
+    match (mode, app) {
+        (MtlsMode::Strict, App::Auto) => {
+            vec![chain(&MESH_HTTP, "tls", true, true), chain(&[], "tls", false, true)]
+        }
+        (MtlsMode::Strict, _) => vec![chain(&[], "tls", http, true)],
+        (MtlsMode::Permissive, App::Auto) => vec![
+            chain(&MESH_HTTP, "tls", true, true),
+            chain(&PLAIN_HTTP, "raw_buffer", true, false),
+            chain(&MESH_TCP, "tls", false, true),
+            chain(&[], "raw_buffer", false, false),
+            chain(&[], "tls", false, false),
+        ],
+        (MtlsMode::Permissive, App::Http1 | App::Http2) => {
+            vec![chain(&MESH_ALL, "tls", true, true), chain(&[], "raw_buffer", true, false)]
+        }
+        (MtlsMode::Permissive, _) => vec![
+            chain(&MESH_ALL, "tls", false, true),
+            chain(&[], "tls", false, false),
+            chain(&[], "raw_buffer", false, false),
+        ],
+        (MtlsMode::Disable, App::Auto) => {
+            vec![chain(&PLAIN_HTTP, "raw_buffer", true, false), chain(&[], "", false, false)]
+        }
+        (MtlsMode::Disable, _) => vec![chain(&[], "", http, false)],
+    }
+}
+
+/// The whole listener. Of a workload that the mesh does not know (yet) neither policies nor mTLS mode are known: nothing
+/// is let in.
+pub(super) fn listener(snapshot: &Snapshot, proxy: &Proxy) -> Value {
+    let mut chains = vec![black_hole(proxy)];
+    let mut declared = Vec::new();
+    let mut sniffs = false;
+    if let Some(workload) = scope::own_workload(snapshot, proxy) {
+        let own = Own::new(snapshot, proxy, &workload);
+        let default_mode = snapshot.mtls_mode(&workload, 0);
+        sniffs = default_mode != MtlsMode::Strict;
+        chains.extend(plan(default_mode, App::Auto).iter().map(|chain| own.chain(chain, None)));
+        for port in scope::inbound_ports(snapshot, &workload) {
+            let mode = snapshot.mtls_mode(&workload, port.port);
+            if port.app == App::Auto {
+                sniffs |= mode != MtlsMode::Strict;
+            } else {
+                declared.push(port.port);
+            }
+            chains.extend(plan(mode, port.app).iter().map(|chain| own.chain(chain, Some(&port))));
+        }
+    }
+    let mut filters = vec![listener_filter("original_dst", "OriginalDst"), tls_inspector()];
+    if sniffs {
+        filters.push(http_inspector(&declared));
+    }
+    let mut out = json!({
+        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "address": socket_address("0.0.0.0", names::INBOUND_PORT),
+        "continueOnListenerFiltersTimeout": true,
+        "filterChains": chains,
+        "listenerFilters": filters,
+        "listenerFiltersTimeout": "0s",
+        "maxConnectionsToAcceptPerSocketEvent": 1,
+        "name": "virtualInbound",
+        "trafficDirection": "INBOUND"
+    });
+    if let Some(log) = access_log::of_listener(snapshot.mesh_config()) {
+        out["accessLog"] = json!([log]);
+    }
+    out
+}
+
+/// Who connects to the capture port itself goes nowhere: it would be sent to itself.
+fn black_hole(proxy: &Proxy) -> Value {
+    let exchange = proxy.has("istio.metadata_exchange").then(http::metadata_exchange);
+    let filters: Vec<Value> = exchange.into_iter().chain([http::tcp_proxy(names::BLACK_HOLE, None)]).collect();
+    json!({
+        "filterChainMatch": {"destinationPort": names::INBOUND_PORT},
+        "filters": filters,
+        "name": "virtualInbound-blackhole"
+    })
+}
+
+fn port_range(port: u16) -> Value {
+    json!({"destinationPortRange": {"start": port, "end": u32::from(port) + 1}})
+}
+
+fn tls_inspector() -> Value {
+    let mut out = listener_filter("tls_inspector", "TlsInspector");
+    out["typedConfig"]["initialReadBufferSize"] = json!(512);
+    out["filterDisabled"] = port_range(names::INBOUND_PORT);
+    out
+}
+
+/// Ports whose protocol is declared are not looked at: a server that speaks first would hang.
+fn http_inspector(declared: &[u16]) -> Value {
+    let mut out = listener_filter("http_inspector", "HttpInspector");
+    let mut off: Vec<Value> = declared.iter().map(|port| port_range(*port)).collect();
+    off.push(port_range(names::INBOUND_PORT));
+    out["filterDisabled"] = if off.len() == 1 { off.remove(0) } else { json!({"orMatch": {"rules": off}}) };
+    out
+}
+
+/// What is the same for all chains of a workload.
+struct Own<'a> {
+    snapshot: &'a Snapshot,
+    proxy: &'a Proxy,
+    trust_domains: Vec<String>,
+    http_security: Vec<Value>,
+    tcp_security: Vec<Value>,
+}
+
+impl<'a> Own<'a> {
+    fn new(snapshot: &'a Snapshot, proxy: &'a Proxy, workload: &Workload) -> Self {
+        let trust_domains = scope::trust_domains(snapshot);
+        let tokens = snapshot.request_authentications_for(workload);
+        let found = snapshot.authorization_policies_for(workload);
+        let policies = Policies { audit: &found.audit, custom: &found.custom, deny: &found.deny, allow: &found.allow };
+        let mut http_security: Vec<Value> = jwt::filter(tokens.iter().map(|object| &object.spec)).into_iter().collect();
+        http_security.extend(policies.http_filters(&trust_domains));
+        let tcp_security = policies.tcp_filters(&trust_domains);
+        Self { snapshot, proxy, trust_domains, http_security, tcp_security }
+    }
+
+    fn chain(&self, plan: &Chain, port: Option<&InboundPort>) -> Value {
+        let mut matches = json!({});
+        if !plan.alpn.is_empty() {
+            matches["applicationProtocols"] = json!(plan.alpn);
+        }
+        if !plan.transport.is_empty() {
+            matches["transportProtocol"] = json!(plan.transport);
+        }
+        let mut out = json!({});
+        match port {
+            Some(port) => {
+                matches["destinationPort"] = json!(port.port);
+                out["name"] = json!(format!("0.0.0.0_{}", port.port));
+            }
+            None => out["name"] = json!(if plan.http { "virtualInbound-catchall-http" } else { "virtualInbound" }),
+        }
+        out["filterChainMatch"] = matches;
+        out["filters"] = if plan.http {
+            let exchange = self.exchange();
+            exchange.into_iter().chain([self.http_manager(port)]).collect()
+        } else {
+            let cluster =
+                port.map_or_else(|| names::INBOUND_PASSTHROUGH.to_owned(), |p| names::inbound_cluster(p.port));
+            json!(self.tcp_filters(&cluster))
+        };
+        if plan.mtls {
+            let domains: Vec<&str> = self.trust_domains.iter().map(String::as_str).collect();
+            let alpn: &[&str] =
+                if plan.http { &["h2", "http/1.1"] } else { &["istio-peer-exchange", "h2", "http/1.1"] };
+            out["transportSocket"] = tls::mesh_downstream(&domains, alpn);
+        }
+        out
+    }
+
+    fn exchange(&self) -> Option<Value> {
+        self.proxy.has("istio.metadata_exchange").then(http::metadata_exchange)
+    }
+
+    fn tcp_filters(&self, cluster: &str) -> Vec<Value> {
+        let mut filters: Vec<Value> = self.exchange().into_iter().collect();
+        filters.extend(self.tcp_security.iter().cloned());
+        if self.proxy.has("istio.stats") {
+            filters.push(http::stats(true));
+        }
+        filters.push(http::tcp_proxy(cluster, access_log::of_mesh(self.snapshot.mesh_config())));
+        filters
+    }
+
+    fn http_manager(&self, port: Option<&InboundPort>) -> Value {
+        let stat_prefix =
+            port.map_or_else(|| names::INBOUND_PASSTHROUGH.to_owned(), |port| format!("inbound_0.0.0.0_{}", port.port));
+        Manager {
+            stat_prefix,
+            access_log: access_log::of_mesh(self.snapshot.mesh_config()),
+            routes: Routes::Inline(inbound_routes(port)),
+            security: self.http_security.clone(),
+            inbound: true,
+            sampling: scope::sampling(self.snapshot),
+        }
+        .filter(self.proxy)
+    }
+}
+
+fn inbound_routes(port: Option<&InboundPort>) -> Value {
+    let number = port.map_or(0, |port| port.port);
+    let cluster = port.map_or_else(|| names::INBOUND_PASSTHROUGH.to_owned(), |port| names::inbound_cluster(port.port));
+    let operation = port.and_then(|port| port.services.first().map(|s| format!("{}:{}/*", s.host, port.service_port)));
+    let mut action = json!({
+        "cluster": cluster,
+        "maxStreamDuration": {"grpcTimeoutHeaderMax": "0s", "maxStreamDuration": "0s"},
+        "timeout": "0s"
+    });
+    // A gRPC server's refusals are the client's to retry.
+    if port.is_none_or(|port| port.app != App::Http2) {
+        action["retryPolicy"] = json!({"numRetries": 2, "retryOn": "reset-before-request"});
+    }
+    json!({
+        "name": cluster,
+        "validateClusters": false,
+        "virtualHosts": [{
+            "domains": ["*"],
+            "name": format!("inbound|http|{number}"),
+            "routes": [{
+                "decorator": {"operation": operation.unwrap_or_else(|| ":0/*".to_owned())},
+                "match": {"prefix": "/"},
+                "name": "default",
+                "route": action
+            }]
+        }]
+    })
+}

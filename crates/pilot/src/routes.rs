@@ -1,0 +1,278 @@
+//! Route configurations: virtual hosts of services and VirtualServices.
+
+mod action;
+pub(crate) mod matching;
+
+pub(crate) use action::grpc_code;
+
+use istio_api::Object;
+use istio_api::networking::{Destination, HttpRoute, VirtualService};
+use mesh::{Service, Snapshot};
+use serde_json::{Value, json};
+
+use crate::scope::{self, Traffic};
+use crate::{Proxy, Resource, clusters, names};
+
+/// The route configurations of the given names; names that stand for nothing are left out.
+pub fn routes(snapshot: &Snapshot, proxy: &Proxy, wanted: &[String]) -> Vec<Resource> {
+    wanted
+        .iter()
+        .filter_map(|name| {
+            let hosts = match name.rsplit_once(':') {
+                Some((host, port)) => one_service(snapshot, proxy, host, port.parse().ok()?)?,
+                None => port(snapshot, proxy, name.parse().ok()?),
+            };
+            Resource::from_json(
+                name,
+                json!({
+                    "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+                    "ignorePortInHostMatching": true,
+                    "maxDirectResponseBodySizeBytes": 1_048_576,
+                    "name": name,
+                    "validateClusters": false,
+                    "virtualHosts": hosts
+                }),
+            )
+        })
+        .collect()
+}
+
+/// The routes of a service that has its own listener: whatever the host header says.
+fn one_service(snapshot: &Snapshot, proxy: &Proxy, host: &str, port: u16) -> Option<Vec<Value>> {
+    let service = snapshot.service(host)?;
+    let mut virtual_host = service_host(snapshot, proxy, service, port);
+    virtual_host["domains"] = json!(["*"]);
+    Some(vec![virtual_host])
+}
+
+/// The routes of all services that share an HTTP port, and what happens to all other hosts.
+fn port(snapshot: &Snapshot, proxy: &Proxy, port: u16) -> Vec<Value> {
+    let mut taken = std::collections::HashSet::new();
+    let mut hosts = Vec::new();
+    for service in scope::services(snapshot, proxy) {
+        let shared = service.ports.iter().any(|p| p.port == port && scope::traffic(service, p) == Traffic::SharedHttp);
+        if shared {
+            hosts.push(service_host(snapshot, proxy, service, port));
+        }
+    }
+    if port == 80 {
+        hosts.extend(foreign_hosts(snapshot, proxy, port));
+    }
+    // Two virtual hosts must not claim one domain: the first keeps it.
+    for host in &mut hosts {
+        if let Some(domains) = host["domains"].as_array_mut() {
+            domains.retain(|domain| domain.as_str().is_some_and(|name| taken.insert(name.to_owned())));
+        }
+    }
+    hosts.retain(|host| host["domains"].as_array().is_some_and(|domains| !domains.is_empty()));
+    hosts.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    hosts.push(catch_all(snapshot));
+    hosts
+}
+
+/// Hosts of VirtualServices that are no services: they are served on port 80.
+fn foreign_hosts(snapshot: &Snapshot, proxy: &Proxy, port: u16) -> Vec<Value> {
+    let mut out = Vec::new();
+    for object in snapshot.virtual_services_in_mesh(&proxy.namespace) {
+        for host in &object.spec.hosts {
+            let host = scope::resolve(host, &object.metadata.namespace, &proxy.domain_suffix);
+            if snapshot.service(&host).is_some() || object.spec.http.is_empty() {
+                continue;
+            }
+            let routes = user_routes(snapshot, proxy, &object, port);
+            out.push(json!({
+                "domains": [host],
+                "includeRequestAttemptCount": true,
+                "name": format!("{host}:{port}"),
+                "routes": routes
+            }));
+        }
+    }
+    out
+}
+
+fn service_host(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: u16) -> Value {
+    let user = snapshot.virtual_service_for(&service.host, &proxy.namespace).filter(|vs| !vs.spec.http.is_empty());
+    let routes = match &user {
+        Some(object) => user_routes(snapshot, proxy, object, port),
+        None => vec![default_route(snapshot, proxy, service, port)],
+    };
+    json!({
+        "domains": names::domains(&service.host, &proxy.namespace, &proxy.domain_suffix, service.headless, &service.vips),
+        "includeRequestAttemptCount": true,
+        "name": format!("{}:{port}", service.host),
+        "routes": routes
+    })
+}
+
+fn default_route(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: u16) -> Value {
+    let target = action::Target {
+        cluster: names::outbound_cluster(port, "", &service.host),
+        weight: 1,
+        headers: None,
+        hash: clusters::hash_policy(snapshot, proxy, &service.host, "", port),
+    };
+    json!({
+        "decorator": {"operation": format!("{}:{port}/*", service.host)},
+        "match": {"prefix": "/"},
+        "name": "default",
+        "route": action::forward(None, &[target], Vec::new())
+    })
+}
+
+/// All routes of a VirtualService for this client, in order; a route without a match ends the list.
+fn user_routes(snapshot: &Snapshot, proxy: &Proxy, object: &Object<VirtualService>, port: u16) -> Vec<Value> {
+    let mut out = Vec::new();
+    for http in &object.spec.http {
+        if http.r#match.is_empty() {
+            out.push(user_route(snapshot, proxy, object, http, None, port));
+            break;
+        }
+        for request in &http.r#match {
+            if matching::applies(request, proxy, port) {
+                out.push(user_route(snapshot, proxy, object, http, Some(request), port));
+            }
+        }
+    }
+    out
+}
+
+fn user_route(
+    snapshot: &Snapshot,
+    proxy: &Proxy,
+    object: &Object<VirtualService>,
+    http: &HttpRoute,
+    request: Option<&istio_api::networking::HttpMatchRequest>,
+    port: u16,
+) -> Value {
+    let meta = &object.metadata;
+    let mut out = json!({
+        "match": matching::route(request),
+        "metadata": {"filterMetadata": {"istio": {"config": format!(
+            "/apis/networking.istio.io/v1/namespaces/{}/virtual-service/{}", meta.namespace, meta.name
+        )}}}
+    });
+    let match_name = request.map_or("", |request| request.name.as_str());
+    let name: Vec<&str> = [http.name.as_str(), match_name].into_iter().filter(|part| !part.is_empty()).collect();
+    if !name.is_empty() {
+        out["name"] = json!(name.join("."));
+    }
+    if let Some(redirect) = &http.redirect {
+        out["redirect"] = action::redirect(redirect);
+    } else if let Some(answer) = &http.direct_response {
+        out["directResponse"] = action::direct_response(answer);
+    } else {
+        let (targets, host) = targets(snapshot, proxy, object, http, port);
+        out["decorator"] = json!({"operation": format!("{host}:{port}{}", operation_path(request))});
+        out["route"] = action::forward(Some((http, request)), &targets, mirrors(snapshot, proxy, object, http, port));
+    }
+    if let Some(headers) = &http.headers {
+        action::set_headers(headers, &mut out);
+    }
+    let filters = action::per_filter(http);
+    if !filters.is_empty() {
+        out["typedPerFilterConfig"] = Value::Object(filters);
+    }
+    out
+}
+
+fn operation_path(request: Option<&istio_api::networking::HttpMatchRequest>) -> String {
+    use istio_api::networking::StringMatch;
+    match request.and_then(|request| request.uri.as_ref()) {
+        None => "/*".to_owned(),
+        Some(StringMatch::Exact(path)) => path.clone(),
+        Some(StringMatch::Prefix(prefix)) => format!("{prefix}*"),
+        Some(StringMatch::Regex(expression)) => expression.clone(),
+    }
+}
+
+/// The clusters of a route, and the name under which traces know it.
+fn targets(
+    snapshot: &Snapshot,
+    proxy: &Proxy,
+    object: &Object<VirtualService>,
+    http: &HttpRoute,
+    port: u16,
+) -> (Vec<action::Target>, String) {
+    let several = http.route.len() > 1;
+    let targets: Vec<action::Target> = http
+        .route
+        .iter()
+        .filter(|to| !several || to.weight > 0)
+        .map(|to| {
+            let (host, to_port) = resolve(snapshot, proxy, object, &to.destination, port);
+            action::Target {
+                cluster: names::outbound_cluster(to_port, &to.destination.subset, &host),
+                weight: u32::try_from(to.weight).unwrap_or(0),
+                headers: to.headers.clone(),
+                hash: clusters::hash_policy(snapshot, proxy, &host, &to.destination.subset, to_port),
+            }
+        })
+        .collect();
+    let operation = match http.route.as_slice() {
+        [one] => resolve(snapshot, proxy, object, &one.destination, port).0,
+        _ => object.metadata.name.clone(),
+    };
+    (targets, operation)
+}
+
+/// Host and port of a destination: the port may be left out when it is clear.
+pub(crate) fn resolve(
+    snapshot: &Snapshot,
+    proxy: &Proxy,
+    object: &Object<VirtualService>,
+    to: &Destination,
+    port: u16,
+) -> (String, u16) {
+    let host = scope::resolve(&to.host, &object.metadata.namespace, &proxy.domain_suffix);
+    let wanted = to.port.as_ref().and_then(|selector| u16::try_from(selector.number).ok());
+    let resolved = wanted.unwrap_or_else(|| match snapshot.service(&host).map(|service| service.ports.as_slice()) {
+        Some([only]) => only.port,
+        _ => port,
+    });
+    (host, resolved)
+}
+
+fn mirrors(
+    snapshot: &Snapshot,
+    proxy: &Proxy,
+    object: &Object<VirtualService>,
+    http: &HttpRoute,
+    port: u16,
+) -> Vec<Value> {
+    let cluster = |to: &Destination| {
+        let (host, port) = resolve(snapshot, proxy, object, to, port);
+        names::outbound_cluster(port, &to.subset, &host)
+    };
+    let single = http
+        .mirror
+        .as_ref()
+        .map(|to| action::mirror(&cluster(to), http.mirror_percentage.as_ref().map(|percent| percent.value)));
+    let several = http
+        .mirrors
+        .iter()
+        .map(|to| action::mirror(&cluster(&to.destination), to.percentage.as_ref().map(|percent| percent.value)));
+    single.into_iter().chain(several).collect()
+}
+
+fn catch_all(snapshot: &Snapshot) -> Value {
+    if scope::allow_any(snapshot) {
+        json!({
+            "domains": ["*"],
+            "includeRequestAttemptCount": true,
+            "name": "allow_any",
+            "routes": [{
+                "match": {"prefix": "/"},
+                "name": "allow_any",
+                "route": {"cluster": names::PASSTHROUGH, "maxGrpcTimeout": "0s", "timeout": "0s"}
+            }]
+        })
+    } else {
+        json!({
+            "domains": ["*"],
+            "includeRequestAttemptCount": true,
+            "name": "block_all",
+            "routes": [{"directResponse": {"status": 502}, "match": {"prefix": "/"}, "name": "block_all"}]
+        })
+    }
+}

@@ -1,0 +1,132 @@
+//! Transport sockets: mesh mTLS by SDS, and TLS that a DestinationRule asks for.
+
+use serde_json::{Value, json};
+
+const CIPHERS: [&str; 6] = [
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-GCM-SHA256",
+];
+
+/// A secret served by the agent's SDS.
+pub(crate) fn sds(name: &str) -> Value {
+    json!({
+        "name": name,
+        "sdsConfig": {
+            "apiConfigSource": {
+                "apiType": "GRPC",
+                "grpcServices": [{"envoyGrpc": {"clusterName": "sds-grpc"}}],
+                "setNodeOnFirstMessageOnly": true,
+                "transportApiVersion": "V3"
+            },
+            "initialFetchTimeout": "0s",
+            "resourceApiVersion": "V3"
+        }
+    })
+}
+
+fn socket(context: Value) -> Value {
+    json!({"name": "envoy.transport_sockets.tls", "typedConfig": context})
+}
+
+/// No TLS.
+pub(crate) fn raw_buffer() -> Value {
+    json!({
+        "name": "envoy.transport_sockets.raw_buffer",
+        "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}
+    })
+}
+
+/// Mesh mTLS to an upstream whose certificate must carry one of `sans`; no `sans`: any workload of the mesh.
+pub(crate) fn mesh_upstream(sans: &[String], sni: &str, alpn: &[&str]) -> Value {
+    let mut checks = json!({});
+    if !sans.is_empty() {
+        checks["matchSubjectAltNames"] = sans.iter().map(|san| json!({"exact": san})).collect();
+    }
+    socket(json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "commonTlsContext": {
+            "alpnProtocols": alpn,
+            "combinedValidationContext": {
+                "defaultValidationContext": checks,
+                "validationContextSdsSecretConfig": sds("ROOTCA")
+            },
+            "tlsCertificateSdsSecretConfigs": [sds("default")],
+            "tlsParams": {"tlsMaximumProtocolVersion": "TLSv1_3", "tlsMinimumProtocolVersion": "TLSv1_2"}
+        },
+        "sni": sni
+    }))
+}
+
+/// TLS as a DestinationRule describes it, with files or none instead of the mesh's certificate.
+pub(crate) struct FileTls<'a> {
+    /// Client certificate and key paths; both or neither.
+    pub client: Option<(&'a str, &'a str)>,
+    /// Path of the roots; none: the system's.
+    pub roots: Option<&'a str>,
+    /// Names of which the server's certificate must carry one.
+    pub sans: &'a [String],
+    /// Server name to ask for.
+    pub sni: &'a str,
+    /// Whether the server's certificate is not verified.
+    pub insecure: bool,
+    /// ALPN to offer.
+    pub alpn: &'a [&'a str],
+}
+
+impl FileTls<'_> {
+    /// The upstream transport socket.
+    pub(crate) fn upstream(&self) -> Value {
+        let mut common = json!({
+            "tlsParams": {"tlsMaximumProtocolVersion": "TLSv1_3", "tlsMinimumProtocolVersion": "TLSv1_2"}
+        });
+        if !self.alpn.is_empty() {
+            common["alpnProtocols"] = json!(self.alpn);
+        }
+        if let Some((certificate, key)) = self.client {
+            common["tlsCertificateSdsSecretConfigs"] = json!([sds(&format!("file-cert:{certificate}~{key}"))]);
+        }
+        if !self.insecure {
+            let mut checks = json!({});
+            if !self.sans.is_empty() {
+                checks["matchSubjectAltNames"] = self.sans.iter().map(|san| json!({"exact": san})).collect();
+            }
+            let roots = self.roots.map_or_else(|| "file-root:system".to_owned(), |path| format!("file-root:{path}"));
+            common["combinedValidationContext"] =
+                json!({"defaultValidationContext": checks, "validationContextSdsSecretConfig": sds(&roots)});
+        }
+        let mut context = json!({
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "commonTlsContext": common
+        });
+        if !self.sni.is_empty() {
+            context["sni"] = json!(self.sni);
+        }
+        socket(context)
+    }
+}
+
+/// Mesh mTLS at the server: a client certificate of one of the trust domains is required.
+pub(crate) fn mesh_downstream(trust_domains: &[&str], alpn: &[&str]) -> Value {
+    let sans: Vec<Value> = trust_domains.iter().map(|td| json!({"prefix": format!("spiffe://{td}/")})).collect();
+    socket(json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "commonTlsContext": {
+            "alpnProtocols": alpn,
+            "combinedValidationContext": {
+                "defaultValidationContext": {"matchSubjectAltNames": sans},
+                "validationContextSdsSecretConfig": sds("ROOTCA")
+            },
+            "tlsCertificateSdsSecretConfigs": [sds("default")],
+            "tlsParams": {
+                "cipherSuites": CIPHERS,
+                "tlsMaximumProtocolVersion": "TLSv1_3",
+                "tlsMinimumProtocolVersion": "TLSv1_2"
+            }
+        },
+        "requireClientCertificate": true
+    }))
+}

@@ -1,0 +1,233 @@
+//! What users may write and this crate does not translate: it is refused where configuration is accepted, never ignored.
+
+use istio_api::networking::{HttpRoute, TrafficPolicy, VirtualService};
+use istio_api::security::{AuthorizationPolicy, RequestAuthentication};
+use mesh::{MergedDestinationRule, Snapshot};
+
+use crate::{authz, routes};
+
+/// One field that would have no effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Kind of the object.
+    pub kind: &'static str,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// JSON pointer to the field, from the root of the object.
+    pub pointer: String,
+    /// What to do about it, for a person.
+    pub reason: &'static str,
+}
+
+/// Every used field of the snapshot that is not translated.
+pub fn unsupported(snapshot: &Snapshot) -> Vec<Unsupported> {
+    let mut all = Vec::new();
+    for object in snapshot.virtual_services() {
+        let mut list = List::new("VirtualService", &object.metadata.namespace, &object.metadata.name, &mut all);
+        virtual_service(&object.spec, &mut list);
+    }
+    for rule in snapshot.destination_rules() {
+        let mut list = List::new("DestinationRule", &rule.namespace, &rule.name, &mut all);
+        destination_rule(rule, &mut list);
+    }
+    for object in snapshot.authorization_policies() {
+        let mut list = List::new("AuthorizationPolicy", &object.metadata.namespace, &object.metadata.name, &mut all);
+        authorization(&object.spec, &mut list);
+    }
+    for object in snapshot.request_authentications() {
+        let mut list = List::new("RequestAuthentication", &object.metadata.namespace, &object.metadata.name, &mut all);
+        request_authentication(&object.spec, &mut list);
+    }
+    all
+}
+
+struct List<'a> {
+    kind: &'static str,
+    namespace: &'a str,
+    name: &'a str,
+    all: &'a mut Vec<Unsupported>,
+}
+
+impl<'a> List<'a> {
+    fn new(kind: &'static str, namespace: &'a str, name: &'a str, all: &'a mut Vec<Unsupported>) -> Self {
+        Self { kind, namespace, name, all }
+    }
+
+    fn when(&mut self, used: bool, pointer: impl FnOnce() -> String, reason: &'static str) {
+        if used {
+            self.all.push(Unsupported {
+                kind: self.kind,
+                namespace: self.namespace.to_owned(),
+                name: self.name.to_owned(),
+                pointer: pointer(),
+                reason,
+            });
+        }
+    }
+}
+
+const ELSEWHERE: &str = "matching connections by subnet is not built; match by port or server name";
+const CLIENT: &str = "matching connections by client is not built; match by port or server name";
+
+fn virtual_service(spec: &VirtualService, list: &mut List<'_>) {
+    let gateway = spec.gateways.iter().any(|gateway| gateway != "mesh");
+    list.when(gateway, || "/spec/gateways".to_owned(), "gateways are not built; only \"mesh\" is served");
+    for (index, http) in spec.http.iter().enumerate() {
+        http_route(http, &format!("/spec/http/{index}"), list);
+    }
+    for (index, route) in spec.tls.iter().enumerate() {
+        for (at, wanted) in route.r#match.iter().enumerate() {
+            let pointer = |field: &str| format!("/spec/tls/{index}/match/{at}/{field}");
+            list.when(!wanted.source_labels.is_empty(), || pointer("sourceLabels"), CLIENT);
+            list.when(!wanted.source_namespace.is_empty(), || pointer("sourceNamespace"), CLIENT);
+            list.when(!wanted.gateways.is_empty(), || pointer("gateways"), CLIENT);
+            list.when(!wanted.destination_subnets.is_empty(), || pointer("destinationSubnets"), ELSEWHERE);
+        }
+    }
+    for (index, route) in spec.tcp.iter().enumerate() {
+        for (at, wanted) in route.r#match.iter().enumerate() {
+            let pointer = |field: &str| format!("/spec/tcp/{index}/match/{at}/{field}");
+            list.when(!wanted.source_labels.is_empty(), || pointer("sourceLabels"), CLIENT);
+            list.when(!wanted.source_namespace.is_empty(), || pointer("sourceNamespace"), CLIENT);
+            list.when(!wanted.gateways.is_empty(), || pointer("gateways"), CLIENT);
+            list.when(!wanted.destination_subnets.is_empty(), || pointer("destinationSubnets"), ELSEWHERE);
+            list.when(!wanted.source_subnet.is_empty(), || pointer("sourceSubnet"), ELSEWHERE);
+        }
+    }
+}
+
+fn http_route(http: &HttpRoute, at: &str, list: &mut List<'_>) {
+    list.when(http.delegate.is_some(), || format!("{at}/delegate"), "delegation is not built; write the routes here");
+    if let Some(retries) = &http.retries {
+        let locality = retries.retry_remote_localities.is_some();
+        list.when(
+            locality,
+            || format!("{at}/retries/retryRemoteLocalities"),
+            "retries across localities are not built",
+        );
+    }
+    if let Some(fault) = &http.fault {
+        let exponential = fault.delay.as_ref().is_some_and(|delay| delay.exponential_delay.is_some());
+        list.when(exponential, || format!("{at}/fault/delay/exponentialDelay"), "use fixedDelay");
+        let old = fault.delay.as_ref().is_some_and(|delay| delay.percent != 0);
+        list.when(old, || format!("{at}/fault/delay/percent"), "use percentage");
+        let abort = fault.abort.as_ref();
+        let http2 = abort.is_some_and(|abort| abort.http2_error.is_some());
+        list.when(http2, || format!("{at}/fault/abort/http2Error"), "use httpStatus or grpcStatus");
+        let code = abort.and_then(|abort| abort.grpc_status.as_deref());
+        let unknown = code.is_some_and(|name| routes::grpc_code(name).is_none());
+        list.when(
+            unknown,
+            || format!("{at}/fault/abort/grpcStatus"),
+            "this is no gRPC status name, such as UNAVAILABLE",
+        );
+    }
+    if let Some(redirect) = &http.redirect {
+        let derived = redirect.derive_port.is_some();
+        list.when(derived, || format!("{at}/redirect/derivePort"), "write the port number instead");
+    }
+}
+
+fn destination_rule(rule: &MergedDestinationRule, list: &mut List<'_>) {
+    if let Some(policy) = &rule.traffic_policy {
+        traffic_policy(policy, "/spec/trafficPolicy", list);
+    }
+    for (index, subset) in rule.subsets.iter().enumerate() {
+        if let Some(policy) = &subset.traffic_policy {
+            traffic_policy(policy, &format!("/spec/subsets/{index}/trafficPolicy"), list);
+        }
+    }
+}
+
+fn traffic_policy(policy: &TrafficPolicy, at: &str, list: &mut List<'_>) {
+    list.when(policy.tunnel.is_some(), || format!("{at}/tunnel"), "tunnels are not built");
+    list.when(
+        policy.proxy_protocol.is_some(),
+        || format!("{at}/proxyProtocol"),
+        "PROXY protocol to servers is not built",
+    );
+    list.when(policy.retry_budget.is_some(), || format!("{at}/retryBudget"), "use connectionPool.http.maxRetries");
+    for (place, port) in std::iter::once((at.to_owned(), None)).chain(
+        policy.port_level_settings.iter().enumerate().map(|(i, p)| (format!("{at}/portLevelSettings/{i}"), Some(p))),
+    ) {
+        let balancer = port.map_or(policy.load_balancer.as_ref(), |p| p.load_balancer.as_ref());
+        let pool = port.map_or(policy.connection_pool.as_ref(), |p| p.connection_pool.as_ref());
+        let tls = port.map_or(policy.tls.as_ref(), |p| p.tls.as_ref());
+        let outlier = port.map_or(policy.outlier_detection.as_ref(), |p| p.outlier_detection.as_ref());
+        if let Some(balancer) = balancer {
+            let field = |name: &str| format!("{place}/loadBalancer/{name}");
+            list.when(
+                balancer.locality_lb_setting.is_some(),
+                || field("localityLbSetting"),
+                "locality balancing is not built",
+            );
+            list.when(balancer.warmup_duration_secs.is_some(), || field("warmupDurationSecs"), "warm-up is not built");
+            list.when(balancer.warmup.is_some(), || field("warmup"), "warm-up is not built");
+        }
+        if let Some(tcp) = pool.and_then(|pool| pool.tcp.as_ref()) {
+            let field = |name: &str| format!("{place}/connectionPool/tcp/{name}");
+            list.when(tcp.max_connection_duration.is_some(), || field("maxConnectionDuration"), "not built");
+            list.when(tcp.idle_timeout.is_some(), || field("idleTimeout"), "not built");
+        }
+        if let Some(http) = pool.and_then(|pool| pool.http.as_ref()) {
+            let used = http.max_concurrent_streams.is_some();
+            list.when(used, || format!("{place}/connectionPool/http/maxConcurrentStreams"), "not built");
+        }
+        if let Some(tls) = tls {
+            let field = |name: &str| format!("{place}/tls/{name}");
+            list.when(!tls.credential_name.is_empty(), || field("credentialName"), "use caCertificates and files");
+            list.when(!tls.ca_crl.is_empty(), || field("caCrl"), "revocation lists are not built");
+        }
+        let old = outlier.is_some_and(|outlier| outlier.consecutive_errors.is_some());
+        list.when(old, || format!("{place}/outlierDetection/consecutiveErrors"), "use consecutive5xxErrors");
+    }
+}
+
+fn authorization(spec: &AuthorizationPolicy, list: &mut List<'_>) {
+    let custom = spec.action.as_deref() == Some("CUSTOM");
+    list.when(
+        custom,
+        || "/spec/action".to_owned(),
+        "external authorizers are not built; what CUSTOM selects is denied",
+    );
+    let waypoint = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+    list.when(
+        waypoint,
+        || "/spec/targetRefs".to_owned(),
+        "use selector; targetRefs need gateways, which are not built",
+    );
+    for (index, rule) in spec.rules.iter().enumerate() {
+        for (at, condition) in rule.when.iter().flatten().enumerate() {
+            let pointer = || format!("/spec/rules/{index}/when/{at}/key");
+            list.when(
+                !authz::known_key(&condition.key),
+                pointer,
+                "this key is not known; see Istio's list of conditions",
+            );
+        }
+        for (at, to) in rule.to.iter().flatten().enumerate() {
+            let Some(operation) = &to.operation else { continue };
+            let template = |paths: &[String]| paths.iter().any(|path| path.contains("{*}") || path.contains("{**}"));
+            let pointer = |field: &str| format!("/spec/rules/{index}/to/{at}/operation/{field}");
+            let reason = "path templates are not built; write prefixes (\"/path/*\") or suffixes";
+            list.when(template(&operation.paths), || pointer("paths"), reason);
+            list.when(template(&operation.not_paths), || pointer("notPaths"), reason);
+        }
+    }
+}
+
+fn request_authentication(spec: &RequestAuthentication, list: &mut List<'_>) {
+    let waypoint = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+    list.when(
+        waypoint,
+        || "/spec/targetRefs".to_owned(),
+        "use selector; targetRefs need gateways, which are not built",
+    );
+    for (index, rule) in spec.jwt_rules.iter().enumerate() {
+        let remote = rule.jwks.is_empty();
+        let pointer = || format!("/spec/jwtRules/{index}/jwksUri");
+        list.when(remote, pointer, "fetching keys is not built; put the key set into jwks");
+    }
+}

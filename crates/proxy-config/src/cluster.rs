@@ -1,0 +1,317 @@
+//! Clusters and their endpoints.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_api::envoy::config::cluster::v3 as proto;
+use envoy_api::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy};
+use envoy_api::envoy::config::core::v3 as core;
+use envoy_api::envoy::config::endpoint::v3 as endpoint;
+use envoy_api::envoy::extensions::upstreams::http::v3::{HttpProtocolOptions, http_protocol_options as options};
+use envoy_api::google::protobuf::{Struct, value};
+use upstream::{
+    Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Keepalive, Outlier, Protocol, Service, Thresholds,
+    TransportMatch,
+};
+
+use crate::common::{duration, kind, limit, port, socket_address, unpack};
+use crate::context::{ConfigError, Context, Refusal, Result, Under};
+use crate::tls::upstream_security;
+
+/// Envoy's default connect timeout.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Compiles a cluster.
+///
+/// # Errors
+/// With the field that is malformed or not supported.
+pub fn compile_cluster(proto: &proto::Cluster, context: &Context) -> std::result::Result<ClusterConfig, ConfigError> {
+    compile(proto, context).map_err(|e| e.of(&proto.name))
+}
+
+fn compile(proto: &proto::Cluster, context: &Context) -> Result<ClusterConfig> {
+    refuse(proto)?;
+    let http = http_options(proto)?;
+    let security = upstream_security(proto.transport_socket.as_ref(), &context.secrets)?;
+    let transport_matches = proto
+        .transport_socket_matches
+        .iter()
+        .map(|m| {
+            Ok(TransportMatch {
+                metadata: m.r#match.as_ref().map(pairs).unwrap_or_default(),
+                security: upstream_security(m.transport_socket.as_ref(), &context.secrets).under(&m.name)?,
+            })
+        })
+        .collect::<Result<_>>()
+        .under("transport_socket_matches")?;
+    let common = proto.common_lb_config.as_ref();
+    let panic = common.and_then(|c| c.healthy_panic_threshold.as_ref()).map_or(50.0, |p| p.value);
+    Ok(ClusterConfig {
+        name: proto.name.as_str().into(),
+        discovery: discovery(proto)?,
+        balance: balance(proto)?,
+        connect_timeout: duration(proto.connect_timeout.as_ref()).unwrap_or(CONNECT_TIMEOUT),
+        thresholds: thresholds(proto),
+        outlier: proto.outlier_detection.as_ref().map(outlier).transpose().under("outlier_detection")?,
+        panic_percent: panic.clamp(0.0, 100.0) as u32,
+        protocol: http.protocol,
+        idle_timeout: http.idle_timeout,
+        max_requests_per_connection: http.max_requests,
+        max_concurrent_streams: http.max_streams,
+        transport_matches,
+        security,
+        bind: proto
+            .upstream_bind_config
+            .as_ref()
+            .and_then(|b| b.source_address.as_ref())
+            .and_then(|a| a.address.parse().ok()),
+        keepalive: proto.upstream_connection_options.as_ref().and_then(|o| o.tcp_keepalive.as_ref()).map(keepalive),
+        services: services(proto.metadata.as_ref()),
+    })
+}
+
+fn refuse(proto: &proto::Cluster) -> Result<()> {
+    let unsupported = [
+        ("health_checks", !proto.health_checks.is_empty()),
+        ("lb_subset_config", proto.lb_subset_config.is_some()),
+        ("load_balancing_policy", proto.load_balancing_policy.is_some()),
+        ("upstream_config", proto.upstream_config.is_some()),
+        ("preconnect_policy", proto.preconnect_policy.is_some()),
+        ("transport_socket_matcher", proto.transport_socket_matcher.is_some()),
+    ];
+    match unsupported.iter().find(|(_, used)| *used) {
+        Some((field, _)) => Err(Refusal::unsupported(field)),
+        None => Ok(()),
+    }
+}
+
+fn discovery(proto: &proto::Cluster) -> Result<Discovery> {
+    let kind = match &proto.cluster_discovery_type {
+        None => DiscoveryType::Static,
+        Some(ClusterDiscoveryType::Type(value)) => {
+            DiscoveryType::try_from(*value).map_err(|_| Refusal::new("type", "is unknown"))?
+        }
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            return Err(Refusal::new("cluster_type", format!("{} is not supported", custom.name)));
+        }
+    };
+    Ok(match kind {
+        DiscoveryType::Static => {
+            let hosts = proto.load_assignment.as_ref().map(hosts).transpose().under("load_assignment")?;
+            Discovery::Static(hosts.unwrap_or_default())
+        }
+        DiscoveryType::Eds => {
+            let service = proto.eds_cluster_config.as_ref().map(|e| e.service_name.as_str()).filter(|s| !s.is_empty());
+            Discovery::Eds(service.unwrap_or(&proto.name).into())
+        }
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            Discovery::Dns(targets(proto.load_assignment.as_ref()).under("load_assignment")?)
+        }
+        DiscoveryType::OriginalDst => Discovery::OriginalDst,
+    })
+}
+
+fn targets(assignment: Option<&endpoint::ClusterLoadAssignment>) -> Result<Vec<DnsTarget>> {
+    let endpoints = assignment.iter().flat_map(|a| &a.endpoints).flat_map(|l| &l.lb_endpoints);
+    endpoints
+        .map(|e| {
+            let address = endpoint_of(e)?.address.as_ref().and_then(|a| a.address.as_ref());
+            match address {
+                Some(core::address::Address::SocketAddress(s)) => {
+                    Ok(DnsTarget { host: s.address.clone(), port: port(s)? })
+                }
+                _ => Err(Refusal::new("address", "only a socket_address can be resolved")),
+            }
+        })
+        .collect()
+}
+
+fn endpoint_of(e: &endpoint::LbEndpoint) -> Result<&endpoint::Endpoint> {
+    match &e.host_identifier {
+        Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => Ok(endpoint),
+        _ => Err(Refusal::new("endpoint", "is missing; named endpoints are not supported")),
+    }
+}
+
+/// Compiles an endpoint assignment: the name it is for and its hosts.
+///
+/// # Errors
+/// With the field that is malformed.
+pub fn compile_endpoints(
+    proto: &endpoint::ClusterLoadAssignment,
+) -> std::result::Result<(String, Vec<HostConfig>), ConfigError> {
+    hosts(proto).map(|hosts| (proto.cluster_name.clone(), hosts)).map_err(|e| e.of(&proto.cluster_name))
+}
+
+fn hosts(proto: &endpoint::ClusterLoadAssignment) -> Result<Vec<HostConfig>> {
+    let mut all = Vec::new();
+    for (l, locality) in proto.endpoints.iter().enumerate() {
+        for (e, one) in locality.lb_endpoints.iter().enumerate() {
+            let path = || format!("endpoints[{l}].lb_endpoints[{e}]");
+            let address = socket_address(endpoint_of(one).under(path())?.address.as_ref()).under(path())?;
+            let status = one.health_status();
+            let healthy = matches!(status, core::HealthStatus::Unknown | core::HealthStatus::Healthy);
+            all.push(HostConfig {
+                address,
+                weight: one.load_balancing_weight.map_or(1, |w| w.value).max(1),
+                priority: locality.priority,
+                healthy,
+                transport: metadata(one.metadata.as_ref(), "envoy.transport_socket_match")
+                    .map(pairs)
+                    .unwrap_or_default(),
+                workload: metadata(one.metadata.as_ref(), "istio").and_then(|s| string(s, "workload")).map(Arc::from),
+            });
+        }
+    }
+    Ok(all)
+}
+
+fn balance(proto: &proto::Cluster) -> Result<Balance> {
+    Ok(match (proto.lb_policy(), &proto.lb_config) {
+        (LbPolicy::RoundRobin, _) => Balance::RoundRobin,
+        (LbPolicy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(c))) => {
+            Balance::LeastRequest(c.choice_count.map_or(2, |v| v.value).clamp(2, 16))
+        }
+        (LbPolicy::LeastRequest, _) => Balance::LeastRequest(2),
+        (LbPolicy::Random, _) => Balance::Random,
+        (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(c))) => {
+            let minimum = c.minimum_ring_size.map_or(1024, |v| v.value);
+            Balance::RingHash(u32::try_from(minimum).unwrap_or(u32::MAX))
+        }
+        (LbPolicy::RingHash, _) => Balance::RingHash(1024),
+        (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(c))) => {
+            Balance::Maglev(u32::try_from(c.table_size.map_or(65_537, |v| v.value)).unwrap_or(65_537))
+        }
+        (LbPolicy::Maglev, _) => Balance::Maglev(65_537),
+        (LbPolicy::ClusterProvided, _) => Balance::Original,
+        (LbPolicy::LoadBalancingPolicyConfig, _) => return Err(Refusal::unsupported("lb_policy")),
+    })
+}
+
+fn thresholds(proto: &proto::Cluster) -> Thresholds {
+    let default = Thresholds::default();
+    let list = proto.circuit_breakers.as_ref().map(|c| c.thresholds.as_slice()).unwrap_or_default();
+    let Some(t) = list.iter().find(|t| t.priority() == core::RoutingPriority::Default) else { return default };
+    Thresholds {
+        connections: t.max_connections.map_or(default.connections, |v| v.value),
+        pending: t.max_pending_requests.map_or(default.pending, |v| v.value),
+        requests: t.max_requests.map_or(default.requests, |v| v.value),
+        retries: t.max_retries.map_or(default.retries, |v| v.value),
+    }
+}
+
+fn outlier(proto: &proto::OutlierDetection) -> Result<Outlier> {
+    let enforced =
+        |v: Option<envoy_api::google::protobuf::UInt32Value>, default: u32| v.map_or(default, |v| v.value) > 0;
+    let success_rate = proto.enforcing_success_rate.is_none_or(|v| v.value > 0);
+    if success_rate && proto.success_rate_stdev_factor.is_some() {
+        return Err(Refusal::unsupported("success_rate_stdev_factor"));
+    }
+    if !proto.monitors.is_empty() {
+        return Err(Refusal::unsupported("monitors"));
+    }
+    let base = duration(proto.base_ejection_time.as_ref()).unwrap_or(Duration::from_secs(30));
+    let count = |v: Option<envoy_api::google::protobuf::UInt32Value>| v.map_or(5, |v| v.value);
+    let when = |on: bool, n: u32| if on { n } else { 0 };
+    Ok(Outlier {
+        consecutive_5xx: when(enforced(proto.enforcing_consecutive_5xx, 100), count(proto.consecutive_5xx)),
+        consecutive_gateway: when(
+            enforced(proto.enforcing_consecutive_gateway_failure, 0),
+            count(proto.consecutive_gateway_failure),
+        ),
+        consecutive_local: when(
+            enforced(proto.enforcing_consecutive_local_origin_failure, 100),
+            count(proto.consecutive_local_origin_failure),
+        ),
+        split_local: proto.split_external_local_origin_errors,
+        interval: duration(proto.interval.as_ref()).unwrap_or(Duration::from_secs(10)),
+        base_ejection: base,
+        max_ejection: duration(proto.max_ejection_time.as_ref()).unwrap_or(Duration::from_secs(300)),
+        max_ejection_percent: proto.max_ejection_percent.map_or(10, |v| v.value),
+    })
+}
+
+struct Http {
+    protocol: Protocol,
+    idle_timeout: Option<Duration>,
+    max_requests: u32,
+    max_streams: u32,
+}
+
+fn http_options(proto: &proto::Cluster) -> Result<Http> {
+    const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    #[allow(deprecated)] // The old place of the same switches.
+    let old_http2 = proto.http2_protocol_options.is_some();
+    let mut http = Http {
+        protocol: if old_http2 { Protocol::Http2 } else { Protocol::Http1 },
+        idle_timeout: None,
+        max_requests: 0,
+        max_streams: 1024,
+    };
+    let Some(any) = proto.typed_extension_protocol_options.get(KEY) else { return Ok(http) };
+    if kind(any) != KEY {
+        return Err(Refusal::new("typed_extension_protocol_options", format!("{} is not supported", any.type_url)));
+    }
+    let given: HttpProtocolOptions = unpack(any)?;
+    if let Some(common) = &given.common_http_protocol_options {
+        http.idle_timeout = limit(common.idle_timeout.as_ref());
+        http.max_requests = common.max_requests_per_connection.map_or(0, |v| v.value);
+    }
+    use options::UpstreamProtocolOptions as U;
+    use options::explicit_http_config::ProtocolConfig as P;
+    match &given.upstream_protocol_options {
+        None => {}
+        Some(U::ExplicitHttpConfig(explicit)) => match &explicit.protocol_config {
+            Some(P::Http2ProtocolOptions(h2)) => {
+                http.protocol = Protocol::Http2;
+                http.max_streams = h2.max_concurrent_streams.map_or(1024, |v| v.value).max(1);
+            }
+            Some(P::Http3ProtocolOptions(_)) => return Err(Refusal::unsupported("http3_protocol_options")),
+            _ => http.protocol = Protocol::Http1,
+        },
+        Some(U::UseDownstreamProtocolConfig(_)) => http.protocol = Protocol::Downstream,
+        Some(U::AutoConfig(_)) => return Err(Refusal::unsupported("auto_config")),
+    }
+    Ok(http)
+}
+
+fn keepalive(proto: &core::TcpKeepalive) -> Keepalive {
+    let seconds = |v: u32| Duration::from_secs(u64::from(v));
+    Keepalive {
+        time: proto.keepalive_time.map(|v| seconds(v.value)),
+        interval: proto.keepalive_interval.map(|v| seconds(v.value)),
+        probes: proto.keepalive_probes.map(|v| v.value),
+    }
+}
+
+fn services(proto: Option<&core::Metadata>) -> Vec<Service> {
+    let Some(value::Kind::ListValue(list)) =
+        metadata(proto, "istio").and_then(|s| s.fields.get("services")).and_then(|v| v.kind.as_ref())
+    else {
+        return Vec::new();
+    };
+    let one = |v: &envoy_api::Value| match &v.kind {
+        Some(value::Kind::StructValue(s)) => Some(Service {
+            host: string(s, "host")?.into(),
+            name: string(s, "name")?.into(),
+            namespace: string(s, "namespace")?.into(),
+        }),
+        _ => None,
+    };
+    list.values.iter().filter_map(one).collect()
+}
+
+fn metadata<'a>(proto: Option<&'a core::Metadata>, name: &str) -> Option<&'a Struct> {
+    proto?.filter_metadata.get(name)
+}
+
+fn string<'a>(of: &'a Struct, key: &str) -> Option<&'a str> {
+    match of.fields.get(key)?.kind.as_ref()? {
+        value::Kind::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn pairs(of: &Struct) -> Vec<(String, String)> {
+    of.fields.keys().filter_map(|key| string(of, key).map(|v| (key.clone(), v.to_owned()))).collect()
+}

@@ -1,0 +1,333 @@
+//! Listeners: filter chains, what is looked at before one is chosen, and what they end in.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_api::envoy::config::core::v3::TrafficDirection;
+use envoy_api::envoy::config::listener::v3 as proto;
+use envoy_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_api::envoy::extensions::filters::network::rbac::v3::Rbac;
+use envoy_api::envoy::extensions::filters::network::tcp_proxy::v3::{self as tcp, tcp_proxy};
+use proto::listener_filter_chain_match_predicate::Rule;
+use rules::chain::ChainMatch;
+use rules::headers::HeaderMutation;
+use rules::rbac::Engine;
+use rules::route::WeightedCluster;
+use telemetry::AccessLog;
+use upstream::ClusterSlot;
+
+use crate::access_log;
+use crate::common::{cidr, duration, kind, limit, socket_address, unpack};
+use crate::context::{ConfigError, Context, Refusal, Result, Under};
+use crate::http::{self, HttpManager, RouteSource, extension};
+use crate::rbac::engine;
+use crate::tls::{ServerTlsConfigs, downstream};
+
+/// A listener, ready to take connections.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it listens, or, unbound, what connections it is handed.
+    pub address: SocketAddr,
+    /// Whether it has a socket of its own.
+    pub bound: bool,
+    /// Connections are handed to the listener of their original destination, when there is one.
+    pub hands_over: bool,
+    /// The original destination is restored without handing over.
+    pub original_dst: bool,
+    /// Whether connections come from other workloads.
+    pub inbound: bool,
+    /// Ports on which TLS is not looked for; `None`: not looked for at all.
+    pub inspect_tls: Option<HttpInspect>,
+    /// Ports on which HTTP is not looked for; `None`: not looked for at all.
+    pub inspect_http: Option<HttpInspect>,
+    /// How long the first bytes are waited for; `None`: the proxy's own default.
+    pub inspect_timeout: Option<Duration>,
+    /// Chains in order, and the conditions of each.
+    pub chains: Vec<FilterChain>,
+    /// When no chain matches.
+    pub default_chain: Option<FilterChain>,
+    /// Logs of connections that found no chain.
+    pub logs: Vec<Arc<AccessLog>>,
+}
+
+/// Destination ports (from, to exclusive) on which an inspector is switched off.
+#[derive(Clone, Debug, Default)]
+pub struct HttpInspect {
+    /// Ranges.
+    pub disabled: Vec<(u32, u32)>,
+}
+
+impl HttpInspect {
+    /// Whether the inspector works on this port.
+    pub fn is_on(&self, port: u16) -> bool {
+        !self.disabled.iter().any(|(from, to)| (*from..*to).contains(&u32::from(port)))
+    }
+}
+
+/// One filter chain.
+#[derive(Debug)]
+pub struct FilterChain {
+    /// Its name.
+    pub name: Arc<str>,
+    /// When it is taken.
+    pub matches: ChainMatch,
+    /// TLS.
+    pub tls: Option<Arc<ServerTlsConfigs>>,
+    /// Limit of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Authorization below HTTP.
+    pub rbac: Vec<Engine>,
+    /// Authorization below HTTP that only logs.
+    pub shadow_rbac: Vec<Engine>,
+    /// Report Istio's metrics of connections.
+    pub stats: bool,
+    /// What becomes of the connection.
+    pub terminal: Terminal,
+}
+
+/// What becomes of a connection.
+#[derive(Debug)]
+pub enum Terminal {
+    /// HTTP.
+    Http(Arc<HttpManager>),
+    /// Bytes.
+    Tcp(Arc<TcpProxy>),
+}
+
+/// Sends bytes on.
+#[derive(Debug)]
+pub struct TcpProxy {
+    /// For statistics.
+    pub stat_prefix: Arc<str>,
+    /// Where to; at least one.
+    pub clusters: Vec<WeightedCluster<Arc<ClusterSlot>>>,
+    /// Sum of the weights.
+    pub total_weight: u32,
+    /// Silence after which both sides are closed.
+    pub idle_timeout: Option<Duration>,
+    /// The longest a connection may last.
+    pub max_duration: Option<Duration>,
+    /// Tries to connect.
+    pub max_connect_attempts: u32,
+    /// Logs.
+    pub logs: Vec<Arc<AccessLog>>,
+}
+
+impl Listener {
+    /// Names of the route configurations it needs.
+    pub fn route_names(&self) -> Vec<String> {
+        let chains = self.chains.iter().chain(&self.default_chain);
+        let name = |chain: &FilterChain| match &chain.terminal {
+            Terminal::Http(manager) => match &manager.routes {
+                RouteSource::Named(slot) => Some(slot.name.to_string()),
+                RouteSource::Inline(_) => None,
+            },
+            Terminal::Tcp(_) => None,
+        };
+        chains.filter_map(name).collect()
+    }
+}
+
+/// Compiles a listener.
+///
+/// # Errors
+/// With the field that is malformed or not supported.
+pub fn compile_listener(proto: &proto::Listener, context: &Context) -> std::result::Result<Listener, ConfigError> {
+    compile(proto, context).map_err(|e| e.of(&proto.name))
+}
+
+fn compile(proto: &proto::Listener, context: &Context) -> Result<Listener> {
+    let unsupported = [
+        ("udp_listener_config", proto.udp_listener_config.is_some()),
+        ("api_listener", proto.api_listener.is_some()),
+        ("additional_addresses", !proto.additional_addresses.is_empty()),
+        ("filter_chain_matcher", proto.filter_chain_matcher.is_some()),
+        ("transparent", proto.transparent.is_some_and(|v| v.value)),
+        ("listener_specifier", proto.listener_specifier.is_some()),
+    ];
+    if let Some((field, _)) = unsupported.iter().find(|(_, used)| *used) {
+        return Err(Refusal::unsupported(field));
+    }
+    let mut listener = Listener {
+        name: proto.name.as_str().into(),
+        address: socket_address(proto.address.as_ref()).under("address")?,
+        bound: proto.bind_to_port.is_none_or(|v| v.value),
+        hands_over: proto.use_original_dst.is_some_and(|v| v.value),
+        original_dst: proto.use_original_dst.is_some_and(|v| v.value),
+        inbound: proto.traffic_direction() == TrafficDirection::Inbound,
+        inspect_tls: None,
+        inspect_http: None,
+        inspect_timeout: match proto.listener_filters_timeout {
+            None => Some(Duration::from_secs(15)),
+            given => limit(given.as_ref()),
+        },
+        chains: Vec::new(),
+        default_chain: None,
+        logs: access_log::compile(&proto.access_log)?,
+    };
+    for filter in &proto.listener_filters {
+        listener_filter(&mut listener, filter).under(format!("listener_filters[{}]", filter.name))?;
+    }
+    for (index, chain) in proto.filter_chains.iter().enumerate() {
+        listener.chains.push(filter_chain(chain, context).under(format!("filter_chains[{index}]"))?);
+    }
+    listener.default_chain = proto
+        .default_filter_chain
+        .as_ref()
+        .map(|c| filter_chain(c, context))
+        .transpose()
+        .under("default_filter_chain")?;
+    Ok(listener)
+}
+
+fn listener_filter(listener: &mut Listener, filter: &proto::ListenerFilter) -> Result<()> {
+    let Some(proto::listener_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+        return Err(Refusal::new("typed_config", "is missing"));
+    };
+    let mut inspect = HttpInspect::default();
+    if let Some(predicate) = &filter.filter_disabled {
+        disabled(predicate, &mut inspect.disabled)?;
+    }
+    match kind(any) {
+        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => listener.original_dst = true,
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => listener.inspect_tls = Some(inspect),
+        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => listener.inspect_http = Some(inspect),
+        other => return Err(Refusal::new("typed_config", format!("listener filter {other} is not supported"))),
+    }
+    Ok(())
+}
+
+fn disabled(predicate: &proto::ListenerFilterChainMatchPredicate, ranges: &mut Vec<(u32, u32)>) -> Result<()> {
+    match &predicate.rule {
+        Some(Rule::DestinationPortRange(range)) => {
+            ranges.push((u32::try_from(range.start).unwrap_or(0), u32::try_from(range.end).unwrap_or(0)));
+            Ok(())
+        }
+        Some(Rule::OrMatch(set)) => set.rules.iter().try_for_each(|rule| disabled(rule, ranges)),
+        Some(Rule::AnyMatch(true)) => {
+            ranges.push((0, 1 << 16));
+            Ok(())
+        }
+        _ => Err(Refusal::unsupported("filter_disabled")),
+    }
+}
+
+fn filter_chain(proto: &proto::FilterChain, context: &Context) -> Result<FilterChain> {
+    let (last, before) = proto.filters.split_last().ok_or_else(|| Refusal::new("filters", "is empty"))?;
+    let mut chain = FilterChain {
+        name: proto.name.as_str().into(),
+        matches: chain_match(proto.filter_chain_match.as_ref()).under("filter_chain_match")?,
+        tls: downstream(proto.transport_socket.as_ref(), &context.secrets).under("transport_socket")?,
+        handshake_timeout: limit(proto.transport_socket_connect_timeout.as_ref()).unwrap_or(Duration::from_secs(15)),
+        rbac: Vec::new(),
+        shadow_rbac: Vec::new(),
+        stats: false,
+        terminal: terminal(typed(last)?, context).under(format!("filters[{}]", last.name))?,
+    };
+    for filter in before {
+        network_filter(&mut chain, typed(filter)?).under(format!("filters[{}]", filter.name))?;
+    }
+    Ok(chain)
+}
+
+fn typed(filter: &proto::Filter) -> Result<&envoy_api::Any> {
+    match &filter.config_type {
+        Some(proto::filter::ConfigType::TypedConfig(any)) => Ok(any),
+        _ => Err(Refusal::new("typed_config", "is missing")),
+    }
+}
+
+fn network_filter(chain: &mut FilterChain, any: &envoy_api::Any) -> Result<()> {
+    match extension(any)?.as_str() {
+        "envoy.extensions.filters.network.rbac.v3.RBAC" => {
+            let rbac: Rbac = unpack(any)?;
+            if rbac.matcher.is_some() || rbac.shadow_matcher.is_some() {
+                return Err(Refusal::unsupported("matcher"));
+            }
+            if let Some(rules) = &rbac.shadow_rules {
+                chain.shadow_rbac.push(engine(rules).under("shadow_rules")?);
+            }
+            if let Some(rules) = &rbac.rules {
+                chain.rbac.push(engine(rules).under("rules")?);
+            }
+        }
+        "stats.PluginConfig" => chain.stats = true,
+        // Only with ALPN `istio-peer-exchange`, to which we never agree (tls.rs).
+        "envoy.tcp.metadataexchange.config.MetadataExchange" => {}
+        other => return Err(Refusal::new("typed_config", format!("network filter {other} is not supported"))),
+    }
+    Ok(())
+}
+
+fn terminal(any: &envoy_api::Any, context: &Context) -> Result<Terminal> {
+    match kind(any) {
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
+            let manager: HttpConnectionManager = unpack(any)?;
+            Ok(Terminal::Http(Arc::new(http::compile(&manager, context)?)))
+        }
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
+            Ok(Terminal::Tcp(Arc::new(tcp_proxy(&unpack(any)?, context)?)))
+        }
+        other => Err(Refusal::new("typed_config", format!("the chain must end in HTTP or tcp_proxy, not {other}"))),
+    }
+}
+
+fn tcp_proxy(proto: &tcp::TcpProxy, context: &Context) -> Result<TcpProxy> {
+    if proto.tunneling_config.is_some() {
+        return Err(Refusal::unsupported("tunneling_config"));
+    }
+    if !proto.hash_policy.is_empty() {
+        return Err(Refusal::unsupported("hash_policy"));
+    }
+    let entry = |name: &str, weight: u32| WeightedCluster {
+        cluster: context.clusters.slot(name),
+        weight,
+        request_headers: HeaderMutation::default(),
+        response_headers: HeaderMutation::default(),
+    };
+    let clusters = match &proto.cluster_specifier {
+        Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => vec![entry(name, 1)],
+        Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => {
+            weighted.clusters.iter().map(|c| entry(&c.name, c.weight)).collect()
+        }
+        None => return Err(Refusal::new("cluster", "is missing")),
+    };
+    Ok(TcpProxy {
+        stat_prefix: proto.stat_prefix.as_str().into(),
+        total_weight: clusters.iter().map(|c| c.weight).sum(),
+        clusters,
+        idle_timeout: match proto.idle_timeout {
+            // Envoy's default; zero turns it off.
+            None => Some(Duration::from_secs(3600)),
+            given => limit(given.as_ref()),
+        },
+        max_duration: duration(proto.max_downstream_connection_duration.as_ref()),
+        max_connect_attempts: proto.max_connect_attempts.map_or(1, |v| v.value).max(1),
+        logs: access_log::compile(&proto.access_log)?,
+    })
+}
+
+fn chain_match(proto: Option<&proto::FilterChainMatch>) -> Result<ChainMatch> {
+    let Some(proto) = proto else { return Ok(ChainMatch::default()) };
+    let unsupported = [
+        ("source_type", proto.source_type != 0),
+        ("direct_source_prefix_ranges", !proto.direct_source_prefix_ranges.is_empty()),
+        ("address_suffix", !proto.address_suffix.is_empty()),
+    ];
+    if let Some((field, _)) = unsupported.iter().find(|(_, used)| *used) {
+        return Err(Refusal::unsupported(field));
+    }
+    let port = |p: u32| u16::try_from(p).map_err(|_| Refusal::new("port", format!("{p} is not a port")));
+    Ok(ChainMatch {
+        destination_port: proto.destination_port.map(|p| port(p.value)).transpose()?,
+        destination: proto.prefix_ranges.iter().map(cidr).collect::<Result<_>>()?,
+        server_names: proto.server_names.iter().map(|n| n.to_ascii_lowercase()).collect(),
+        transport: Some(proto.transport_protocol.clone()).filter(|t| !t.is_empty()),
+        protocols: proto.application_protocols.iter().map(|p| p.as_bytes().to_vec()).collect(),
+        source: proto.source_prefix_ranges.iter().map(cidr).collect::<Result<_>>()?,
+        source_ports: proto.source_ports.iter().map(|p| port(*p)).collect::<Result<_>>()?,
+    })
+}

@@ -1,0 +1,98 @@
+//! RBAC policies.
+
+use envoy_api::envoy::config::rbac::v3 as proto;
+use envoy_api::envoy::r#type::matcher::v3::filter_state_matcher::Matcher as StateMatcher;
+use rules::rbac::{Effect, Engine, Permission, Policy, Principal};
+
+use crate::common::{cidr, header_match, path_match, string_match};
+use crate::context::{Refusal, Result, Under};
+
+/// Policies within policies are followed this deep.
+const MAX_DEPTH: u32 = 32;
+
+pub(crate) fn engine(rules: &proto::Rbac) -> Result<Engine> {
+    let effect = match rules.action() {
+        proto::rbac::Action::Allow => Effect::Allow,
+        proto::rbac::Action::Deny => Effect::Deny,
+        proto::rbac::Action::Log => Effect::Log,
+    };
+    let mut policies = rules
+        .policies
+        .iter()
+        .map(|(name, policy)| compile(name, policy).under(format!("policies[{name}]")))
+        .collect::<Result<Vec<_>>>()?;
+    policies.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Engine { effect, policies })
+}
+
+fn compile(name: &str, policy: &proto::Policy) -> Result<Policy> {
+    if policy.condition.is_some() || policy.checked_condition.is_some() {
+        return Err(Refusal::unsupported("condition"));
+    }
+    let permissions =
+        policy.permissions.iter().map(|p| permission(p, 0)).collect::<Result<_>>().under("permissions")?;
+    let principals = policy.principals.iter().map(|p| principal(p, 0)).collect::<Result<_>>().under("principals")?;
+    Ok(Policy { name: name.into(), permissions, principals })
+}
+
+fn permission(proto: &proto::Permission, depth: u32) -> Result<Permission> {
+    use proto::permission::Rule as R;
+    if depth > MAX_DEPTH {
+        return Err(Refusal::new("rule", "is nested too deeply"));
+    }
+    let set = |s: &proto::permission::Set| s.rules.iter().map(|r| permission(r, depth + 1)).collect::<Result<Vec<_>>>();
+    let port = |p: u32| u16::try_from(p).map_err(|_| Refusal::new("destination_port", format!("{p} is not a port")));
+    #[allow(deprecated)] // `metadata` is refused in its old form too.
+    Ok(match proto.rule.as_ref() {
+        Some(R::Any(_)) => Permission::Any,
+        Some(R::AndRules(all)) => Permission::And(set(all)?),
+        Some(R::OrRules(any)) => Permission::Or(set(any)?),
+        Some(R::NotRule(inner)) => Permission::Not(Box::new(permission(inner, depth + 1)?)),
+        Some(R::Header(header)) => Permission::Header(header_match(header).under("header")?),
+        Some(R::UrlPath(path)) => Permission::Path(path_match(path).under("url_path")?),
+        Some(R::DestinationIp(range)) => Permission::DestinationIp(cidr(range).under("destination_ip")?),
+        Some(R::DestinationPort(p)) => Permission::DestinationPorts(port(*p)?, p + 1),
+        Some(R::DestinationPortRange(range)) => {
+            let start = u32::try_from(range.start).unwrap_or(0);
+            Permission::DestinationPorts(port(start)?, u32::try_from(range.end).unwrap_or(0))
+        }
+        Some(R::RequestedServerName(name)) => Permission::Sni(string_match(name).under("requested_server_name")?),
+        Some(R::Metadata(_) | R::SourcedMetadata(_)) => return Err(Refusal::unsupported("metadata")),
+        Some(R::Matcher(_)) => return Err(Refusal::unsupported("matcher")),
+        Some(R::UriTemplate(_)) => return Err(Refusal::unsupported("uri_template")),
+        None => return Err(Refusal::new("rule", "is missing")),
+    })
+}
+
+fn principal(proto: &proto::Principal, depth: u32) -> Result<Principal> {
+    use proto::principal::Identifier as I;
+    if depth > MAX_DEPTH {
+        return Err(Refusal::new("identifier", "is nested too deeply"));
+    }
+    let set = |s: &proto::principal::Set| s.ids.iter().map(|p| principal(p, depth + 1)).collect::<Result<Vec<_>>>();
+    #[allow(deprecated)] // `source_ip` is the old name of `remote_ip`.
+    Ok(match proto.identifier.as_ref() {
+        Some(I::Any(_)) => Principal::Any,
+        Some(I::AndIds(all)) => Principal::And(set(all)?),
+        Some(I::OrIds(any)) => Principal::Or(set(any)?),
+        Some(I::NotId(inner)) => Principal::Not(Box::new(principal(inner, depth + 1)?)),
+        Some(I::Authenticated(who)) => {
+            let name = who.principal_name.as_ref().map(string_match).transpose().under("principal_name")?;
+            Principal::Authenticated(name)
+        }
+        Some(I::DirectRemoteIp(range)) => Principal::DirectIp(cidr(range).under("direct_remote_ip")?),
+        Some(I::SourceIp(range) | I::RemoteIp(range)) => Principal::RemoteIp(cidr(range).under("remote_ip")?),
+        Some(I::Header(header)) => Principal::Header(header_match(header).under("header")?),
+        Some(I::UrlPath(path)) => Principal::Path(path_match(path).under("url_path")?),
+        Some(I::FilterState(state)) if state.key == "io.istio.peer_principal" => match state.matcher.as_ref() {
+            Some(StateMatcher::StringMatch(m)) => {
+                Principal::Authenticated(Some(string_match(m).under("filter_state")?))
+            }
+            _ => return Err(Refusal::unsupported("filter_state")),
+        },
+        Some(I::FilterState(_)) => return Err(Refusal::unsupported("filter_state")),
+        Some(I::Metadata(_) | I::SourcedMetadata(_)) => return Err(Refusal::unsupported("metadata")),
+        Some(I::Custom(_)) => return Err(Refusal::unsupported("custom")),
+        None => return Err(Refusal::new("identifier", "is missing")),
+    })
+}

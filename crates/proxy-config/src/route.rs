@@ -1,0 +1,125 @@
+//! Route configurations: virtual hosts and when a route applies.
+
+use std::sync::Arc;
+
+use ::http::HeaderValue;
+use envoy_api::envoy::config::route::v3 as proto;
+use proto::query_parameter_matcher::QueryParameterMatchSpecifier as Q;
+use proto::route_match::PathSpecifier as P;
+use rules::matching::{QueryMatch, StringMatch};
+use rules::route::{PathMatch, Route, RouteMatch};
+use rules::table::{RouteTable, VirtualHost};
+use upstream::ClusterSlot;
+
+use crate::common::{header_match, mutation, string_match};
+use crate::context::{ConfigError, Context, Refusal, Result, Routes, Under};
+use crate::route_action;
+
+/// Compiles a route configuration.
+///
+/// # Errors
+/// With the field that is malformed or not supported.
+pub fn compile_routes(
+    proto: &proto::RouteConfiguration,
+    context: &Context,
+) -> std::result::Result<Arc<Routes>, ConfigError> {
+    table(proto, context).map(Arc::new).map_err(|e| e.of(&proto.name))
+}
+
+pub(crate) fn table(proto: &proto::RouteConfiguration, context: &Context) -> Result<Routes> {
+    if proto.vhds.is_some() {
+        return Err(Refusal::unsupported("vhds"));
+    }
+    let hosts = proto
+        .virtual_hosts
+        .iter()
+        .map(|host| virtual_host(host, context).under(format!("virtual_hosts[{}]", host.name)))
+        .collect::<Result<Vec<_>>>()?;
+    RouteTable::new(proto.name.as_str().into(), hosts, proto.ignore_port_in_host_matching)
+        .map_err(|e| Refusal::new("virtual_hosts", e))
+}
+
+fn virtual_host(proto: &proto::VirtualHost, context: &Context) -> Result<VirtualHost<Arc<ClusterSlot>>> {
+    let unsupported = [
+        ("matcher", proto.matcher.is_some()),
+        ("require_tls", proto.require_tls != 0),
+        ("rate_limits", !proto.rate_limits.is_empty()),
+        ("retry_policy", proto.retry_policy.is_some()),
+        ("hedge_policy", proto.hedge_policy.is_some()),
+        ("request_mirror_policies", !proto.request_mirror_policies.is_empty()),
+    ];
+    if let Some((field, _)) = unsupported.iter().find(|(_, used)| *used) {
+        return Err(Refusal::unsupported(field));
+    }
+    let extra = route_action::per_filter(&proto.typed_per_filter_config)?;
+    let routes = proto.routes.iter().enumerate().map(|(i, r)| {
+        let mut route = route(r, context).under(format!("routes[{i}]"))?;
+        route.cors = route.cors.or_else(|| extra.cors.clone());
+        route.fault = route.fault.or_else(|| extra.fault.clone());
+        Ok(route)
+    });
+    Ok(VirtualHost {
+        name: proto.name.as_str().into(),
+        domains: proto.domains.clone(),
+        routes: routes.collect::<Result<_>>()?,
+        request_headers: mutation(&proto.request_headers_to_add, &proto.request_headers_to_remove)?,
+        response_headers: mutation(&proto.response_headers_to_add, &proto.response_headers_to_remove)?,
+        attempt_count: proto.include_request_attempt_count,
+    })
+}
+
+fn route(proto: &proto::Route, context: &Context) -> Result<Route<Arc<ClusterSlot>>> {
+    let given = proto.r#match.as_ref().ok_or_else(|| Refusal::new("match", "is missing"))?;
+    let extra = route_action::per_filter(&proto.typed_per_filter_config)?;
+    let operation = proto.decorator.as_ref().and_then(|d| HeaderValue::from_str(&d.operation).ok());
+    Ok(Route {
+        name: proto.name.as_str().into(),
+        matches: matches(given).under("match")?,
+        action: route_action::compile(proto, given, context)?,
+        request_headers: mutation(&proto.request_headers_to_add, &proto.request_headers_to_remove)?,
+        response_headers: mutation(&proto.response_headers_to_add, &proto.response_headers_to_remove)?,
+        fault: extra.fault,
+        cors: extra.cors,
+        operation,
+    })
+}
+
+fn matches(proto: &proto::RouteMatch) -> Result<RouteMatch> {
+    let unsupported = [
+        ("runtime_fraction", proto.runtime_fraction.is_some()),
+        ("tls_context", proto.tls_context.is_some()),
+        ("dynamic_metadata", !proto.dynamic_metadata.is_empty()),
+        ("filter_state", !proto.filter_state.is_empty()),
+        ("cookies", !proto.cookies.is_empty()),
+    ];
+    if let Some((field, _)) = unsupported.iter().find(|(_, used)| *used) {
+        return Err(Refusal::unsupported(field));
+    }
+    let folds = proto.case_sensitive.is_some_and(|c| !c.value);
+    let text = |of: fn(Box<str>) -> StringMatch, s: &str| {
+        if folds { StringMatch::IgnoreCase(Box::new(of(s.to_ascii_lowercase().into()))) } else { of(s.into()) }
+    };
+    let path = match &proto.path_specifier {
+        Some(P::Prefix(prefix)) => PathMatch::Prefix(text(StringMatch::Prefix, prefix)),
+        Some(P::Path(path)) => PathMatch::Whole(text(StringMatch::Exact, path)),
+        Some(P::SafeRegex(regex)) => {
+            PathMatch::Whole(StringMatch::regex(&regex.regex).map_err(|e| Refusal::new("safe_regex", e))?)
+        }
+        Some(P::PathSeparatedPrefix(prefix)) => PathMatch::Segments(prefix.as_str().into()),
+        Some(P::ConnectMatcher(_)) => return Err(Refusal::unsupported("connect_matcher")),
+        Some(P::PathMatchPolicy(_)) => return Err(Refusal::unsupported("path_match_policy")),
+        None => return Err(Refusal::new("path_specifier", "is missing")),
+    };
+    let headers = proto.headers.iter().map(header_match).collect::<Result<_>>().under("headers")?;
+    let query = proto.query_parameters.iter().map(query).collect::<Result<_>>().under("query_parameters")?;
+    Ok(RouteMatch { path, headers, query, grpc: proto.grpc.is_some() })
+}
+
+fn query(proto: &proto::QueryParameterMatcher) -> Result<QueryMatch> {
+    let value = match &proto.query_parameter_match_specifier {
+        Some(Q::StringMatch(m)) => Some(string_match(m)?),
+        Some(Q::PresentMatch(true)) | None => None,
+        Some(Q::PresentMatch(false)) => return Err(Refusal::unsupported("present_match: false")),
+    };
+    Ok(QueryMatch { name: proto.name.as_str().into(), value })
+}

@@ -1,0 +1,202 @@
+//! TLS contexts and secrets.
+
+use std::sync::Arc;
+
+use envoy_api::envoy::config::core::v3::TransportSocket;
+use envoy_api::envoy::config::core::v3::transport_socket;
+use envoy_api::envoy::extensions::transport_sockets::tls::v3 as tls;
+use mtls::{CertSlot, ClientTls, RootSlot, SanMatch, SecretStore, ServerTls};
+use rules::matching::StringMatch;
+use upstream::{Security, Tls};
+
+use crate::common::{data_source, kind, string_match, unpack};
+use crate::context::{ConfigError, Refusal, Result, Under};
+
+/// Puts a secret in force in its slot.
+///
+/// # Errors
+/// When the secret is malformed; the former one stays.
+pub fn apply_secret(secret: &tls::Secret, store: &SecretStore) -> std::result::Result<(), ConfigError> {
+    let apply = || -> Result<()> {
+        match secret.r#type.as_ref() {
+            Some(tls::secret::Type::TlsCertificate(certificate)) => {
+                let chain = data_source(certificate.certificate_chain.as_ref()).under("certificate_chain")?;
+                let key = data_source(certificate.private_key.as_ref()).under("private_key")?;
+                store.certificate(&secret.name).set(&chain, &key).map_err(|e| Refusal::new("tls_certificate", e))
+            }
+            Some(tls::secret::Type::ValidationContext(context)) => {
+                let roots = data_source(context.trusted_ca.as_ref()).under("trusted_ca")?;
+                store.roots(&secret.name).set_pem(&roots).map_err(|e| Refusal::new("trusted_ca", e))
+            }
+            _ => Err(Refusal::new("type", "only tls_certificate and validation_context are supported")),
+        }
+    };
+    apply().map_err(|e| e.of(&secret.name))
+}
+
+/// The parts of a context that both directions share.
+struct Common {
+    cert: Option<Arc<CertSlot>>,
+    roots: Option<Arc<RootSlot>>,
+    sans: Vec<SanMatch>,
+    alpn: Vec<Vec<u8>>,
+}
+
+fn common(proto: Option<&tls::CommonTlsContext>, store: &SecretStore) -> Result<Common> {
+    let Some(proto) = proto else {
+        return Ok(Common { cert: None, roots: None, sans: Vec::new(), alpn: Vec::new() });
+    };
+    if proto.custom_handshaker.is_some() || proto.key_log.is_some() {
+        return Err(Refusal::unsupported("custom_handshaker"));
+    }
+    let cert = match (proto.tls_certificate_sds_secret_configs.as_slice(), proto.tls_certificates.as_slice()) {
+        ([], []) => None,
+        ([sds], []) => Some(store.certificate(&sds.name)),
+        ([], [inline]) => {
+            let chain = data_source(inline.certificate_chain.as_ref()).under("certificate_chain")?;
+            let key = data_source(inline.private_key.as_ref()).under("private_key")?;
+            let slot = Arc::new(CertSlot::default());
+            slot.set(&chain, &key).map_err(|e| Refusal::new("tls_certificates[0]", e))?;
+            Some(slot)
+        }
+        _ => return Err(Refusal::new("tls_certificates", "more than one certificate in a context is not supported")),
+    };
+    use tls::common_tls_context::ValidationContextType as V;
+    let (roots, sans) = match proto.validation_context_type.as_ref() {
+        None => (None, Vec::new()),
+        Some(V::ValidationContext(context)) => validation(context).under("validation_context")?,
+        Some(V::ValidationContextSdsSecretConfig(sds)) => (Some(store.roots(&sds.name)), Vec::new()),
+        Some(V::CombinedValidationContext(both)) => {
+            let (inline, sans) = match &both.default_validation_context {
+                Some(context) => validation(context).under("combined_validation_context")?,
+                None => (None, Vec::new()),
+            };
+            let sds = both.validation_context_sds_secret_config.as_ref().map(|s| store.roots(&s.name));
+            (sds.or(inline), sans)
+        }
+        Some(_) => return Err(Refusal::unsupported("validation_context_type")),
+    };
+    let alpn = proto.alpn_protocols.iter().map(|p| peer_exchange(p).as_bytes().to_vec()).collect();
+    Ok(Common { cert, roots, sans, alpn })
+}
+
+/// ALPN `istio-peer-exchange` promises a metadata header inside the stream. We do not send one, so we never agree to
+/// it: `istio` means the same without the promise.
+fn peer_exchange(protocol: &str) -> &str {
+    if protocol == "istio-peer-exchange" { "istio" } else { protocol }
+}
+
+fn validation(proto: &tls::CertificateValidationContext) -> Result<(Option<Arc<RootSlot>>, Vec<SanMatch>)> {
+    let unsupported = [
+        ("verify_certificate_spki", !proto.verify_certificate_spki.is_empty()),
+        ("verify_certificate_hash", !proto.verify_certificate_hash.is_empty()),
+        ("crl", proto.crl.is_some()),
+        ("allow_expired_certificate", proto.allow_expired_certificate),
+        ("custom_validator_config", proto.custom_validator_config.is_some()),
+        ("max_verify_depth", proto.max_verify_depth.is_some()),
+        ("system_root_certs", proto.system_root_certs.is_some()),
+    ];
+    if let Some((field, _)) = unsupported.iter().find(|(_, used)| *used) {
+        return Err(Refusal::unsupported(field));
+    }
+    let roots = match &proto.trusted_ca {
+        Some(source) => {
+            let slot = Arc::new(RootSlot::default());
+            let pem = data_source(Some(source)).under("trusted_ca")?;
+            slot.set_pem(&pem).map_err(|e| Refusal::new("trusted_ca", e))?;
+            Some(slot)
+        }
+        None => None,
+    };
+    let typed = proto.match_typed_subject_alt_names.iter().filter_map(|m| m.matcher.as_ref());
+    #[allow(deprecated)] // Istio sends the untyped form.
+    let all = typed.chain(&proto.match_subject_alt_names);
+    let sans = all.map(|m| string_match(m).and_then(san)).collect::<Result<_>>().under("match_subject_alt_names")?;
+    Ok((roots, sans))
+}
+
+fn san(pattern: StringMatch) -> Result<SanMatch> {
+    Ok(match pattern {
+        StringMatch::Exact(s) => SanMatch::Exact(s.into()),
+        StringMatch::Prefix(s) => SanMatch::Prefix(s.into()),
+        StringMatch::Suffix(s) => SanMatch::Suffix(s.into()),
+        StringMatch::Contains(s) => SanMatch::Contains(s.into()),
+        StringMatch::Regex(r) => SanMatch::Regex(r),
+        StringMatch::Present => SanMatch::Prefix(String::new()),
+        StringMatch::IgnoreCase(_) => return Err(Refusal::unsupported("ignore_case")),
+    })
+}
+
+/// Transport security of an upstream.
+pub(crate) fn upstream_security(socket: Option<&TransportSocket>, store: &SecretStore) -> Result<Security> {
+    let Some(any) = typed(socket) else { return Ok(Security::Plain) };
+    match kind(any) {
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(Security::Plain),
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => {
+            let proto: tls::UpstreamTlsContext = unpack(any)?;
+            let common = common(proto.common_tls_context.as_ref(), store).under("common_tls_context")?;
+            let context = ClientTls {
+                cert: common.cert,
+                roots: common.roots,
+                sans: common.sans,
+                sni: Some(proto.sni).filter(|s| !s.is_empty()),
+                alpn: common.alpn,
+            };
+            Ok(Security::Tls(Arc::new(Tls::new(&context).map_err(|e| Refusal::new("transport_socket", e))?)))
+        }
+        other => Err(Refusal::new("transport_socket", format!("{other} is not supported"))),
+    }
+}
+
+/// The configurations of a server's context: with its ALPN, and without for clients that offer nothing we know (a
+/// stock Envoy goes on without ALPN then, rustls would refuse).
+#[derive(Debug)]
+pub struct ServerTlsConfigs {
+    /// The usual one.
+    pub with_alpn: Arc<rustls::ServerConfig>,
+    /// For clients without a common protocol.
+    pub without_alpn: Arc<rustls::ServerConfig>,
+    /// What we show; its first URI name is our own identity.
+    pub cert: Arc<CertSlot>,
+}
+
+impl ServerTlsConfigs {
+    /// The configuration for a client that offers these protocols.
+    pub fn for_client(&self, offered: &[Vec<u8>]) -> Arc<rustls::ServerConfig> {
+        let common = offered.iter().any(|p| self.with_alpn.alpn_protocols.contains(p));
+        if common { self.with_alpn.clone() } else { self.without_alpn.clone() }
+    }
+}
+
+/// TLS of a filter chain; `None` is plain text.
+pub(crate) fn downstream(
+    socket: Option<&TransportSocket>,
+    store: &SecretStore,
+) -> Result<Option<Arc<ServerTlsConfigs>>> {
+    let Some(any) = typed(socket) else { return Ok(None) };
+    match kind(any) {
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => return Ok(None),
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => {}
+        other => return Err(Refusal::new("transport_socket", format!("{other} is not supported"))),
+    }
+    let proto: tls::DownstreamTlsContext = unpack(any)?;
+    let common = common(proto.common_tls_context.as_ref(), store).under("common_tls_context")?;
+    let cert = common.cert.ok_or_else(|| Refusal::new("tls_certificates", "a server needs a certificate"))?;
+    let mut context = ServerTls {
+        cert: cert.clone(),
+        roots: common.roots,
+        require_client_cert: proto.require_client_certificate.is_some_and(|v| v.value),
+        sans: common.sans,
+        alpn: common.alpn,
+    };
+    let build = |c: &ServerTls| c.build().map_err(|e| Refusal::new("transport_socket", e));
+    let with_alpn = build(&context)?;
+    context.alpn.clear();
+    Ok(Some(Arc::new(ServerTlsConfigs { with_alpn, without_alpn: build(&context)?, cert })))
+}
+
+fn typed(socket: Option<&TransportSocket>) -> Option<&envoy_api::Any> {
+    match socket?.config_type.as_ref()? {
+        transport_socket::ConfigType::TypedConfig(any) => Some(any),
+    }
+}

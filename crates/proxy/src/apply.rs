@@ -1,0 +1,253 @@
+//! Starting the data plane, and putting what xDS brings in force.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_api::envoy::config::cluster::v3::Cluster;
+use envoy_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_api::envoy::config::listener::v3::Listener;
+use envoy_api::envoy::config::route::v3::RouteConfiguration;
+use envoy_api::envoy::extensions::transport_sockets::tls::v3::Secret;
+use envoy_api::{Any, unpack};
+use mtls::SecretStore;
+use net::ListenOptions;
+use parking_lot::Mutex;
+use proxy_config::{
+    ConfigError, Context, apply_secret, compile_cluster, compile_endpoints, compile_listener, compile_routes,
+};
+use telemetry::Telemetry;
+use tokio::sync::{mpsc, watch};
+use upstream::Registry;
+
+use crate::listeners::Listeners;
+use crate::peer::OwnMetadata;
+use crate::worker::{self, Command, Shared};
+
+/// How the data plane is started.
+#[derive(Debug)]
+pub struct ProxyOptions {
+    /// Worker threads; at least one is started.
+    pub workers: usize,
+    /// The xDS node id, for peers.
+    pub node_id: String,
+    /// Metrics, of the workload that is served.
+    pub telemetry: Arc<Telemetry>,
+    /// Certificates and roots.
+    pub secrets: Arc<SecretStore>,
+    /// How long an undecided protocol is waited for before a server is given the word.
+    pub undecided: Duration,
+}
+
+/// A resource that was refused; what was in force stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The resource.
+    pub name: String,
+    /// The field and what is wrong with it.
+    pub reason: String,
+}
+
+/// What the resources in force refer to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Endpoint assignments.
+    pub endpoints: Vec<String>,
+    /// Route configurations.
+    pub routes: Vec<String>,
+}
+
+/// The data plane.
+#[derive(Debug)]
+pub struct Proxy {
+    pub(crate) shared: Arc<Shared>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+    draining: watch::Sender<bool>,
+    /// Resources as they came, for `/config_dump`: by type, then name.
+    pub(crate) resources: Mutex<BTreeMap<String, BTreeMap<String, Any>>>,
+    bound: Mutex<BTreeMap<Arc<str>, SocketAddr>>,
+}
+
+impl Proxy {
+    /// Starts the workers. They do nothing until listeners come.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(options: ProxyOptions) -> io::Result<Arc<Self>> {
+        let registry = Arc::new(Registry::default());
+        let (draining, drained) = watch::channel(false);
+        let stats = registry.clone();
+        options.telemetry.add_source(move |emit| stats.stats(emit));
+        let shared = Arc::new(Shared {
+            listeners: Listeners::default(),
+            metadata: OwnMetadata::new(&options.node_id, options.telemetry.local()),
+            context: Context::new(registry, options.secrets, options.telemetry),
+            draining: drained,
+            undecided: options.undecided,
+        });
+        let workers =
+            (0..options.workers.max(1)).map(|i| worker::start(i, shared.clone())).collect::<io::Result<Vec<_>>>()?;
+        Ok(Arc::new(Self { shared, workers, draining, resources: Mutex::default(), bound: Mutex::default() }))
+    }
+
+    /// The clusters.
+    pub fn clusters(&self) -> &Arc<Registry> {
+        &self.shared.context.clusters
+    }
+
+    /// The metrics.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.shared.context.telemetry
+    }
+
+    /// Certificates and roots.
+    pub fn secrets(&self) -> &Arc<SecretStore> {
+        &self.shared.context.secrets
+    }
+
+    /// Where a listener with a socket of its own really listens.
+    pub fn bound_address(&self, listener: &str) -> Option<SocketAddr> {
+        self.bound.lock().get(listener).copied()
+    }
+
+    /// Puts resources in force. Each is taken whole or refused whole; the good ones of a batch count.
+    ///
+    /// # Errors
+    /// The refused ones.
+    pub fn apply(&self, type_url: &str, added: &[(String, Any)], removed: &[String]) -> Result<(), Vec<Rejected>> {
+        let kind = type_url.rsplit('/').next().unwrap_or_default();
+        let mut rejected = Vec::new();
+        for (name, any) in added {
+            match self.add(kind, any) {
+                Ok(()) => {
+                    self.resources.lock().entry(kind.to_owned()).or_default().insert(name.clone(), any.clone());
+                }
+                Err(reason) => rejected.push(Rejected { name: name.clone(), reason }),
+            }
+        }
+        for name in removed {
+            self.remove(kind, name);
+        }
+        self.count(kind, rejected.is_empty());
+        if rejected.is_empty() { Ok(()) } else { Err(rejected) }
+    }
+
+    fn add(&self, kind: &str, any: &Any) -> Result<(), String> {
+        let context = &self.shared.context;
+        let malformed = |e: envoy_api::prost::DecodeError| format!("the message is malformed: {e}");
+        let refused = |e: ConfigError| e.to_string();
+        match kind {
+            "envoy.config.cluster.v3.Cluster" => {
+                let cluster: Cluster = unpack(any).map_err(malformed)?;
+                context.clusters.apply(compile_cluster(&cluster, context).map_err(refused)?);
+            }
+            "envoy.config.endpoint.v3.ClusterLoadAssignment" => {
+                let assignment: ClusterLoadAssignment = unpack(any).map_err(malformed)?;
+                let (name, hosts) = compile_endpoints(&assignment).map_err(refused)?;
+                context.clusters.apply_endpoints(&name, hosts);
+            }
+            "envoy.config.route.v3.RouteConfiguration" => {
+                let routes: RouteConfiguration = unpack(any).map_err(malformed)?;
+                let table = compile_routes(&routes, context).map_err(refused)?;
+                context.route_slot(&routes.name).store(Some(table));
+            }
+            "envoy.config.listener.v3.Listener" => {
+                let listener: Listener = unpack(any).map_err(malformed)?;
+                self.add_listener(compile_listener(&listener, context).map_err(refused)?)?;
+            }
+            "envoy.extensions.transport_sockets.tls.v3.Secret" => {
+                let secret: Secret = unpack(any).map_err(malformed)?;
+                apply_secret(&secret, &context.secrets).map_err(refused)?;
+            }
+            other => return Err(format!("resources of type {other} are not supported")),
+        }
+        Ok(())
+    }
+
+    /// Opens the socket when the listener is new or has moved; otherwise only swaps what it does.
+    fn add_listener(&self, listener: proxy_config::Listener) -> Result<(), String> {
+        let listener = Arc::new(listener);
+        let former = self.shared.listeners.named(&listener.name);
+        let open = listener.bound && !former.as_ref().is_some_and(|f| f.bound && f.address == listener.address);
+        let sockets = if open { self.open(&listener)? } else { Vec::new() };
+        let mut table = (*self.shared.listeners.load()).clone();
+        table.insert(listener.clone());
+        self.shared.listeners.store(table);
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            // A worker lives as long as the process.
+            let _ = worker.send(Command::Listen(listener.name.clone(), socket));
+        }
+        Ok(())
+    }
+
+    fn open(&self, listener: &proxy_config::Listener) -> Result<Vec<std::net::TcpListener>, String> {
+        let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
+        let fail = |e: io::Error| format!("cannot listen on {}: {e}", listener.address);
+        let first = net::listen(listener.address, &options).map_err(fail)?;
+        // Port 0 is given once; all workers share what the system chose.
+        let address = first.local_addr().map_err(fail)?;
+        let mut sockets = vec![first];
+        for _ in 1..self.workers.len() {
+            sockets.push(net::listen(address, &options).map_err(fail)?);
+        }
+        self.bound.lock().insert(listener.name.clone(), address);
+        Ok(sockets)
+    }
+
+    fn remove(&self, kind: &str, name: &str) {
+        let context = &self.shared.context;
+        match kind {
+            "envoy.config.cluster.v3.Cluster" => context.clusters.remove(name),
+            "envoy.config.endpoint.v3.ClusterLoadAssignment" => context.clusters.apply_endpoints(name, Vec::new()),
+            "envoy.config.route.v3.RouteConfiguration" => context.route_slot(name).store(None),
+            "envoy.config.listener.v3.Listener" => {
+                let mut table = (*self.shared.listeners.load()).clone();
+                table.remove(name);
+                self.shared.listeners.store(table);
+                self.bound.lock().remove(name);
+                for worker in &self.workers {
+                    let _ = worker.send(Command::Close(Arc::from(name)));
+                }
+            }
+            _ => {}
+        }
+        if let Some(of_kind) = self.resources.lock().get_mut(kind) {
+            of_kind.remove(name);
+        }
+    }
+
+    /// Envoy's update counters, which readiness probes and tools look at.
+    fn count(&self, kind: &str, good: bool) {
+        let manager = match kind {
+            "envoy.config.cluster.v3.Cluster" => "cluster_manager.cds",
+            "envoy.config.listener.v3.Listener" => "listener_manager.lds",
+            _ => return,
+        };
+        let result = if good { "update_success" } else { "update_rejected" };
+        self.telemetry().counter(&format!("{manager}.{result}")).inc();
+    }
+
+    /// What the resources in force refer to, to be subscribed to.
+    pub fn wanted(&self) -> Wanted {
+        let mut routes: Vec<String> =
+            self.shared.listeners.load().by_name.values().flat_map(|l| l.route_names()).collect();
+        routes.sort();
+        routes.dedup();
+        Wanted { endpoints: self.clusters().assignments(), routes }
+    }
+
+    /// Whether everything that the listeners refer to has arrived.
+    pub fn is_complete(&self) -> bool {
+        let wanted = self.wanted();
+        let context = &self.shared.context;
+        wanted.routes.iter().all(|name| context.route_slot(name).load().is_some())
+            && wanted.endpoints.iter().all(|name| context.clusters.has_endpoints(name))
+    }
+
+    /// Ends connections in order: HTTP/2 gets GOAWAY, HTTP/1 `connection: close`.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+}

@@ -1,0 +1,257 @@
+//! One connection: where it was going, what it speaks, which filter chain takes it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use mtls::Peer;
+use mtls::sniff::{First, Hello};
+use proxy_config::{FilterChain, Listener, Terminal};
+use rules::chain::{self, ConnectionView};
+use rules::rbac::{Attributes, Decision};
+use telemetry::{LogRecord, ResponseFlags};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::inspect::first_bytes;
+use crate::stream::Stream;
+use crate::worker::Worker;
+use crate::{http, tcp};
+
+/// What is known of a connection before anything is decided.
+#[derive(Debug)]
+pub(crate) struct About {
+    pub(crate) source: SocketAddr,
+    /// The address the client dialled.
+    pub(crate) destination: SocketAddr,
+    pub(crate) tls: bool,
+    pub(crate) sni: String,
+    /// What chain matching sees: ALPN of the hello, or what the bytes look like.
+    pub(crate) protocols: Vec<Vec<u8>>,
+    /// The verified client.
+    pub(crate) peer: Option<Peer>,
+    /// URI name of the certificate we showed.
+    pub(crate) local_uri: Option<String>,
+    pub(crate) start: SystemTime,
+}
+
+impl About {
+    pub(crate) fn view(&self) -> ConnectionView<'_> {
+        ConnectionView {
+            destination: self.destination,
+            source: self.source,
+            sni: &self.sni,
+            transport: if self.tls { "tls" } else { "raw_buffer" },
+            protocols: &self.protocols,
+        }
+    }
+
+    pub(crate) fn attributes(&self) -> Attributes<'_> {
+        Attributes {
+            request: None,
+            path: "",
+            peer: self.peer.as_ref().map(|p| p.uri_sans.as_slice()).unwrap_or_default(),
+            authenticated: self.peer.is_some(),
+            direct_remote: self.source,
+            remote: self.source.ip(),
+            local: self.destination,
+            sni: &self.sni,
+        }
+    }
+
+    fn learn(&mut self, first: First) {
+        (self.tls, self.sni, self.protocols) = match first {
+            First::Tls(Hello { sni, alpn }) => (true, sni.unwrap_or_default(), alpn),
+            First::Http1 => (false, String::new(), vec![b"http/1.1".to_vec()]),
+            First::Http2 => (false, String::new(), vec![b"h2c".to_vec()]),
+            First::Other | First::NeedMore => (false, String::new(), Vec::new()),
+        };
+    }
+}
+
+/// The chain of a listener that takes a connection.
+pub(crate) fn chain_for<'a>(listener: &'a Listener, about: &About) -> Option<&'a FilterChain> {
+    chain::select(listener.chains.iter().map(|c| &c.matches), &about.view())
+        .and_then(|index| listener.chains.get(index))
+        .or(listener.default_chain.as_ref())
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(worker: &Rc<Worker>, accepted: Arc<Listener>, stream: TcpStream, source: SocketAddr) {
+    // Small answers must not wait for the client's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let destination = match original(&accepted, &stream) {
+        Ok(destination) => destination,
+        Err(error) => {
+            tracing::debug!(%source, %error, "the connection is gone");
+            return;
+        }
+    };
+    let listener = worker.shared.listeners.hand_over(&accepted, destination);
+    let mut about = About {
+        source,
+        destination,
+        tls: false,
+        sni: String::new(),
+        protocols: Vec::new(),
+        peer: None,
+        local_uri: None,
+        start: SystemTime::now(),
+    };
+    let port = destination.port();
+    let look_tls = listener.inspect_tls.as_ref().is_some_and(|i| i.is_on(port));
+    let look_http = listener.inspect_http.as_ref().is_some_and(|i| i.is_on(port));
+    let mut early = None;
+    if look_tls || look_http {
+        let wait = listener.inspect_timeout.unwrap_or(worker.shared.undecided);
+        match first_bytes(&stream, wait).await {
+            Ok(First::Http1 | First::Http2) if !look_http => {}
+            Ok(First::Tls(_)) if !look_tls => {}
+            Ok(First::NeedMore) => match undecided(worker, &listener, &mut about, &stream).await {
+                Ok(connected) => early = connected,
+                Err(error) => {
+                    tracing::debug!(%source, %destination, %error, "the connection ended before it spoke");
+                    return;
+                }
+            },
+            Ok(first) => about.learn(first),
+            Err(error) => {
+                tracing::debug!(%source, %error, "the connection is gone");
+                return;
+            }
+        }
+    }
+    let Some(chain) = chain_for(&listener, &about) else {
+        no_chain(&listener, &about);
+        return;
+    };
+    let Some(stream) = secure(chain, stream, &mut about).await else { return };
+    if let Err(decision) = authorise(chain, &about) {
+        denied(chain, &about, &decision);
+        return;
+    }
+    match &chain.terminal {
+        Terminal::Http(manager) => http::serve(worker, &listener, manager.clone(), stream, about).await,
+        Terminal::Tcp(proxy) => tcp::relay(worker, &listener, chain, proxy, stream, about, early).await,
+    }
+}
+
+/// Neither side has spoken for a while. It may be a client that is slow to begin, or a protocol in which the server
+/// speaks first: the upstream is connected to, and whoever speaks first decides.
+async fn undecided(
+    worker: &Rc<Worker>,
+    listener: &Listener,
+    about: &mut About,
+    stream: &TcpStream,
+) -> io::Result<Option<tcp::Upstream>> {
+    /// A connection on which nobody says anything is kept this long.
+    const SILENCE: Duration = Duration::from_secs(3600);
+    let upstream = match chain_for(listener, about).map(|c| (c, &c.terminal)) {
+        Some((chain, Terminal::Tcp(proxy))) if authorise(chain, about).is_ok() => {
+            tcp::connect(proxy, about.destination).await.ok()
+        }
+        _ => None,
+    };
+    let Some(mut upstream) = upstream else {
+        about.learn(first_bytes(stream, SILENCE).await?);
+        return Ok(None);
+    };
+    tokio::select! {
+        first = first_bytes(stream, SILENCE) => {
+            about.learn(first?);
+            Ok(None)
+        }
+        spoke = upstream.first_byte() => {
+            spoke?;
+            tracing::trace!(worker = ?std::thread::current().name(), draining = *worker.shared.draining.borrow(), "server-first");
+            Ok(Some(upstream))
+        }
+    }
+}
+
+fn original(listener: &Listener, stream: &TcpStream) -> io::Result<SocketAddr> {
+    if listener.original_dst
+        && let Ok(address) = net::original_dst(stream)
+    {
+        return Ok(address);
+    }
+    stream.local_addr()
+}
+
+/// The TLS handshake, when the chain asks for it; `None` when it failed.
+async fn secure(chain: &FilterChain, stream: TcpStream, about: &mut About) -> Option<Stream> {
+    let Some(tls) = &chain.tls else { return Some(Stream::Plain(stream)) };
+    let acceptor = TlsAcceptor::from(tls.for_client(&about.protocols));
+    match timeout(chain.handshake_timeout, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let session = stream.get_ref().1;
+            about.tls = true;
+            about.peer = session.peer_certificates().and_then(Peer::from_certs);
+            about.local_uri = tls.cert.info().into_iter().next().and_then(|c| c.sans.into_iter().next());
+            if let Some(alpn) = session.alpn_protocol() {
+                about.protocols = vec![alpn.to_vec()];
+            }
+            Some(Stream::Tls(Box::new(stream)))
+        }
+        Ok(Err(error)) => {
+            tracing::info!(source = %about.source, chain = %chain.name, %error, "TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::info!(source = %about.source, chain = %chain.name, "TLS handshake took too long");
+            None
+        }
+    }
+}
+
+/// Authorization below HTTP.
+fn authorise(chain: &FilterChain, about: &About) -> Result<(), Decision> {
+    for engine in &chain.shadow_rbac {
+        let decision = engine.decide(&about.attributes());
+        tracing::debug!(chain = %chain.name, ?decision, "dry run");
+    }
+    match chain.rbac.iter().map(|e| e.decide(&about.attributes())).find(|d| !d.allowed) {
+        Some(decision) => Err(decision),
+        None => Ok(()),
+    }
+}
+
+/// Envoy's details of a denial: the policy that matched, or none.
+pub(crate) fn denial(decision: &Decision) -> String {
+    format!("rbac_access_denied_matched_policy[{}]", decision.policy.as_deref().unwrap_or("none"))
+}
+
+fn denied(chain: &FilterChain, about: &About, decision: &Decision) {
+    let details = denial(decision);
+    if let Terminal::Tcp(proxy) = &chain.terminal {
+        let cluster = proxy.clusters.first().map(|c| c.cluster.name.clone());
+        let mut record = record(about, ResponseFlags::NONE);
+        record.connection_termination = Some(&details);
+        record.upstream_cluster = cluster.as_deref();
+        proxy.logs.iter().for_each(|log| log.log(&record));
+    }
+    tracing::info!(source = %about.source, destination = %about.destination, %details, "connection denied");
+}
+
+/// A log record of a connection.
+pub(crate) fn record(about: &About, flags: ResponseFlags) -> LogRecord<'_> {
+    let mut record = LogRecord::new(about.start);
+    record.duration = about.start.elapsed().unwrap_or_default();
+    record.flags = flags;
+    record.downstream_local = Some(about.destination);
+    record.downstream_remote = Some(about.source);
+    record.sni = Some(&about.sni).filter(|s| !s.is_empty()).map(String::as_str);
+    record.downstream_peer_uri = about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str);
+    record.downstream_local_uri = about.local_uri.as_deref();
+    record
+}
+
+fn no_chain(listener: &Listener, about: &About) {
+    let mut record = record(about, ResponseFlags::NR);
+    record.connection_termination = Some("filter_chain_not_found");
+    listener.logs.iter().for_each(|log| log.log(&record));
+    tracing::info!(listener = %listener.name, source = %about.source, destination = %about.destination, tls = about.tls, "no filter chain matches");
+}

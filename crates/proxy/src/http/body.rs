@@ -1,0 +1,144 @@
+//! The body of an answer on its way to the client; tells the exchange when it has gone out.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use telemetry::ResponseFlags;
+use tokio::time::Sleep;
+use upstream::UpstreamBody;
+
+use super::exchange::Exchange;
+
+/// The body of an answer.
+pub(crate) struct ReplyBody {
+    source: Source,
+    exchange: Option<Box<Exchange>>,
+    /// The route's timeout covers the whole answer.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+enum Source {
+    Local(Bytes),
+    Upstream(UpstreamBody),
+}
+
+/// The upstream broke off, or took too long: the client's stream is broken off too.
+#[derive(Debug)]
+pub(crate) struct Broken(&'static str);
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl ReplyBody {
+    /// A body that nobody waits for.
+    pub(crate) fn bare(body: Bytes) -> Self {
+        Self { source: Source::Local(body), exchange: None, deadline: None }
+    }
+
+    pub(crate) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
+        let mut reply = Self { source: Source::Local(body), exchange: Some(exchange), deadline: None };
+        if reply.is_end_stream() {
+            reply.finish();
+        }
+        reply
+    }
+
+    pub(crate) fn upstream(
+        body: UpstreamBody,
+        exchange: Box<Exchange>,
+        deadline: Option<tokio::time::Instant>,
+    ) -> Self {
+        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        let mut reply = Self { source: Source::Upstream(body), exchange: Some(exchange), deadline };
+        if reply.is_end_stream() {
+            reply.finish();
+        }
+        reply
+    }
+
+    fn finish(&mut self) {
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.complete = true;
+        }
+    }
+
+    fn fail(&mut self, flag: ResponseFlags, details: &'static str) -> Broken {
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.flags.insert(flag);
+            exchange.details = Some(details.into());
+            exchange.complete = true;
+        }
+        Broken(details)
+    }
+
+    fn note(&mut self, frame: &Frame<Bytes>) {
+        let Some(exchange) = &mut self.exchange else { return };
+        if let Some(data) = frame.data_ref() {
+            exchange.bytes_sent += data.len() as u64;
+        }
+        if let Some(trailers) = frame.trailers_ref()
+            && let Some(status) = super::reply::grpc_status(trailers)
+        {
+            exchange.grpc_status = Some(status);
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        let polled = match &mut this.source {
+            Source::Local(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Source::Upstream(body) => Pin::new(body).poll_frame(cx),
+        };
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.note(&frame);
+                if this.is_end_stream() {
+                    this.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(
+                this.fail(ResponseFlags::UC, "upstream_reset_after_response_started{connection_termination}")
+            ))),
+            Poll::Ready(None) => {
+                this.finish();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match this.deadline.as_mut().map(|d| d.as_mut().poll(cx)) {
+                Some(Poll::Ready(())) => {
+                    Poll::Ready(Some(Err(this.fail(ResponseFlags::UT, "response_timeout_after_response_started"))))
+                }
+                _ => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Local(bytes) => bytes.is_empty(),
+            Source::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Local(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Upstream(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! One request and its answer, as the log and the metrics will tell it. Reports when dropped, so that nothing goes
+//! untold: neither an answer, nor a client that left.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Version};
+use proxy_config::HttpManager;
+use telemetry::{HttpSample, LogRecord, RequestProtocol, ResponseFlags, Workload};
+use upstream::{Cluster, Host, Permit};
+
+use super::Connection;
+
+/// One request and its answer.
+pub(crate) struct Exchange {
+    connection: Rc<Connection>,
+    manager: Arc<HttpManager>,
+    started: Instant,
+    start: SystemTime,
+    pub(crate) method: Method,
+    pub(crate) path: Option<PathAndQuery>,
+    version: Version,
+    pub(crate) authority: Option<HeaderValue>,
+    kept_headers: HeaderMap,
+    pub(crate) grpc: bool,
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u16>,
+    pub(crate) flags: ResponseFlags,
+    pub(crate) details: Option<std::borrow::Cow<'static, str>>,
+    pub(crate) upstream_failure: Option<String>,
+    pub(crate) bytes_received: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) service_time: Option<Duration>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) cluster_name: Option<Arc<str>>,
+    pub(crate) host: Option<Arc<Host>>,
+    pub(crate) upstream_local: Option<SocketAddr>,
+    pub(crate) upstream_uri: Option<Arc<str>>,
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) peer: Option<Arc<Workload>>,
+    pub(crate) attempts: u32,
+    /// The answer has gone out whole.
+    pub(crate) complete: bool,
+    /// Given back when the exchange ends.
+    pub(crate) permits: Vec<Permit>,
+    pub(crate) recording: Option<Rc<std::cell::RefCell<upstream::Recording>>>,
+}
+
+impl Exchange {
+    pub(crate) fn new<B>(
+        connection: Rc<Connection>,
+        manager: Arc<HttpManager>,
+        request: &http::Request<B>,
+    ) -> Box<Self> {
+        Box::new(Self {
+            connection,
+            manager,
+            started: Instant::now(),
+            start: SystemTime::now(),
+            method: request.method().clone(),
+            path: request.uri().path_and_query().cloned(),
+            version: request.version(),
+            authority: None,
+            kept_headers: HeaderMap::new(),
+            grpc: false,
+            status: 0,
+            grpc_status: None,
+            flags: ResponseFlags::NONE,
+            details: None,
+            upstream_failure: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            service_time: None,
+            cluster: None,
+            cluster_name: None,
+            host: None,
+            upstream_local: None,
+            upstream_uri: None,
+            route: None,
+            peer: None,
+            attempts: 0,
+            complete: false,
+            permits: Vec::new(),
+            recording: None,
+        })
+    }
+
+    /// Time since the request came.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Keeps the request headers that a log will print.
+    pub(crate) fn keep_headers(&mut self, headers: &HeaderMap) {
+        for log in &self.manager.logs {
+            for name in log.request_headers() {
+                if let Some(value) = headers.get(&name) {
+                    self.kept_headers.insert(name, value.clone());
+                }
+            }
+        }
+    }
+
+    fn log(&self) {
+        let about = &self.connection.about;
+        let mut record = LogRecord::new(self.start);
+        record.duration = self.started.elapsed();
+        record.method = Some(self.method.as_str());
+        record.path = self.path.as_ref().map(PathAndQuery::as_str);
+        record.protocol = Some(match self.version {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2",
+            _ => "HTTP/1.1",
+        });
+        record.authority = self.authority.as_ref().and_then(|a| a.to_str().ok());
+        record.response_code = self.status;
+        record.flags = self.flags;
+        record.details = self.details.as_deref();
+        record.upstream_failure = self.upstream_failure.as_deref();
+        record.bytes_received = self.bytes_received;
+        record.bytes_sent = self.bytes_sent;
+        record.upstream_service_time = self.service_time;
+        record.request_headers = Some(&self.kept_headers);
+        record.upstream_host = self.host.as_ref().map(|h| h.address);
+        record.upstream_cluster = self.cluster_name.as_deref();
+        record.upstream_local = self.upstream_local;
+        record.downstream_local = Some(about.destination);
+        record.downstream_remote = Some(about.source);
+        record.sni = Some(about.sni.as_str()).filter(|s| !s.is_empty());
+        record.route_name = self.route.as_deref();
+        record.downstream_peer_uri = about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str);
+        record.downstream_local_uri = about.local_uri.as_deref();
+        record.upstream_peer_uri = self.upstream_uri.as_deref();
+        record.attempts = self.attempts;
+        self.manager.logs.iter().for_each(|log| log.log(&record));
+    }
+
+    fn measure(&self) {
+        let inbound = self.connection.inbound;
+        let about = &self.connection.about;
+        let protocol = if self.grpc { RequestProtocol::Grpc } else { RequestProtocol::Http };
+        let mut peers = self.connection.worker.peers.borrow_mut();
+        let peer = match (&self.peer, inbound, &self.host) {
+            (Some(peer), _, _) => peer.clone(),
+            (None, false, Some(host)) => peers.from_host(host, self.upstream_uri.as_ref()),
+            (None, false, None) => peers.from_principal(None),
+            (None, true, _) => {
+                peers.from_principal(about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str))
+            }
+        };
+        let series = peers.http_series(inbound, about, self.cluster.as_deref(), &peer, protocol);
+        series.record(&HttpSample {
+            code: self.status,
+            flags: self.flags,
+            grpc_status: self.grpc_status,
+            duration: self.started.elapsed(),
+            request_bytes: self.bytes_received,
+            response_bytes: self.bytes_sent,
+        });
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.complete {
+            self.flags.insert(ResponseFlags::DC);
+            self.details = Some("downstream_remote_disconnect".into());
+        }
+        if let Some(recording) = &self.recording {
+            self.bytes_received = recording.borrow().bytes;
+        }
+        if !self.manager.logs.is_empty() {
+            self.log();
+        }
+        if self.manager.stats {
+            self.measure();
+        }
+    }
+}

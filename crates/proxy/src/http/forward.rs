@@ -1,0 +1,331 @@
+//! Sending a request on: cluster, attempts, answer.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use hyper::body::Incoming;
+use proxy_config::HttpManager;
+use rules::headers::HeaderMutation;
+use rules::matching::StringMatch;
+use rules::route::{Forward, HashPolicy, PathMatch, Route, WeightedCluster};
+use rules::table::VirtualHost;
+use telemetry::ResponseFlags;
+use tokio::time::Instant;
+use upstream::{Answer, Body, Cluster, ClusterSlot, Protocol, Recording, Registry, UpstreamBody, Version};
+
+use super::attempt::{self, Attempts, Failed};
+use super::body::ReplyBody;
+use super::exchange::Exchange;
+use super::headers as names;
+use super::reply::{self, Local};
+use super::request::view;
+use super::{Connection, mirror, upgrade};
+
+/// A request body up to this size is kept so that it can be sent again (Envoy's default buffer limit).
+const KEEP: u64 = 1 << 20;
+
+type Slot = Arc<ClusterSlot>;
+
+/// Sends a request on and gives the answer back.
+#[expect(clippy::too_many_arguments, reason = "the parts of one matched request, each used here")]
+pub(crate) async fn forward(
+    connection: &Rc<Connection>,
+    manager: &Arc<HttpManager>,
+    mut exchange: Box<Exchange>,
+    mut request: Request<Incoming>,
+    host: &VirtualHost<Slot>,
+    route: &Route<Slot>,
+    action: &Forward<Slot>,
+    upgrading: Option<upgrade::Wanted>,
+) -> Response<ReplyBody> {
+    let server = manager.server.as_ref();
+    let Some(target) = action.pick(fastrand::u64(..)) else {
+        let local = Local::new(StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::NC, "no_cluster_has_weight", "");
+        return reply::local(exchange, server, local);
+    };
+    exchange.cluster_name = Some(target.cluster.name.clone());
+    let Some(cluster) = target.cluster.load() else {
+        let local = Local::new(action.not_found, ResponseFlags::NC, "cluster_not_found", "");
+        return reply::local(exchange, server, local);
+    };
+    exchange.cluster = Some(cluster.clone());
+    Registry::ready(&cluster).await;
+    let Some(permit) = cluster.request_permit() else {
+        let mut local = Local::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ResponseFlags::UO,
+            "overflow",
+            "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+        );
+        local.grpc = Some(14);
+        let mut response = reply::local(exchange, server, local);
+        response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+        return response;
+    };
+    exchange.permits.push(permit);
+
+    let hash = hash(connection, action, &request, exchange.authority.as_ref());
+    rewrite(&mut request, route, action);
+    mutate(manager, connection, host, route, target, request.headers_mut());
+    let upgraded = upgrading.map(|wanted| (wanted, hyper::upgrade::on(&mut request)));
+    let deadline = action.timeout.map(|t| Instant::now() + t);
+    if let Some(timeout) = action.timeout {
+        request.headers_mut().insert(names::EXPECTED_TIMEOUT.clone(), HeaderValue::from(millis(timeout)));
+    }
+    let request = outgoing(&mut exchange, request, &cluster, connection, action, upgraded.is_some());
+    mirror::send_copies(connection, manager, action, &request);
+    let mut attempts = Attempts {
+        connection,
+        manager,
+        cluster: &cluster,
+        policy: action.retry.as_deref(),
+        deadline,
+        hash: hash.value,
+        count_header: host.attempt_count,
+    };
+    match attempt::send(&mut attempts, &mut exchange, request).await {
+        Ok(answer) => {
+            let mut response =
+                respond(connection, manager, exchange, answer, (host, route, target), deadline, upgraded);
+            if let Some(cookie) = hash.cookie {
+                response.headers_mut().append(header::SET_COOKIE, cookie);
+            }
+            response
+        }
+        Err(failed) => fail(exchange, server, &cluster, failed),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What consistent hashing found, and the cookie that makes it stick.
+#[derive(Default)]
+struct Hashed {
+    value: Option<u64>,
+    cookie: Option<HeaderValue>,
+}
+
+/// The first policy that finds something decides; a missing cookie with a lifetime is made.
+fn hash<B>(
+    connection: &Connection,
+    action: &Forward<Slot>,
+    request: &Request<B>,
+    authority: Option<&HeaderValue>,
+) -> Hashed {
+    if action.hash.is_empty() {
+        return Hashed::default();
+    }
+    let view = view(request, authority);
+    for policy in &action.hash {
+        if let Some(value) = policy.hash(&view, connection.about.source.ip()) {
+            return Hashed { value: Some(value), cookie: None };
+        }
+        if let HashPolicy::Cookie { name, ttl: Some(ttl), path } = policy {
+            let id = format!("{:016x}", fastrand::u64(..));
+            let age = if ttl.is_zero() { String::new() } else { format!("; Max-Age={}", ttl.as_secs()) };
+            let path = if path.is_empty() { String::new() } else { format!("; Path={path}") };
+            let cookie = HeaderValue::from_str(&format!("{name}=\"{id}\"{age}{path}; HttpOnly")).ok();
+            let value = HeaderMap::from_iter(
+                [(header::COOKIE, HeaderValue::from_str(&format!("{name}=\"{id}\"")).ok())]
+                    .into_iter()
+                    .filter_map(|(n, v)| v.map(|v| (n, v))),
+            );
+            let with_cookie = rules::RequestView { headers: &value, ..view };
+            return Hashed { value: policy.hash(&with_cookie, connection.about.source.ip()), cookie };
+        }
+    }
+    Hashed::default()
+}
+
+/// Path and host as the route wants them.
+fn rewrite(request: &mut Request<Incoming>, route: &Route<Slot>, action: &Forward<Slot>) {
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let new = match (&action.prefix_rewrite, &action.regex_rewrite) {
+        (Some(new), _) => {
+            matched_prefix(route, path).and_then(|old| path.get(old..)).map(|rest| format!("{new}{rest}"))
+        }
+        (None, Some((regex, replacement))) => {
+            let (head, query) = path.split_at(path.find('?').unwrap_or(path.len()));
+            Some(format!("{}{query}", regex.replace_all(head, &**replacement)))
+        }
+        (None, None) => None,
+    };
+    if let Some(new) = new.and_then(|p| PathAndQuery::try_from(p).ok()) {
+        if let Ok(original) = HeaderValue::from_str(path) {
+            request.headers_mut().insert(names::ORIGINAL_PATH.clone(), original);
+        }
+        *request.uri_mut() = Uri::from(new);
+    }
+    if let Some(host) = &action.host_rewrite {
+        request.headers_mut().insert(header::HOST, host.clone());
+    }
+}
+
+/// Bytes of the path that the route matched.
+fn matched_prefix(route: &Route<Slot>, path: &str) -> Option<usize> {
+    let whole = path.find('?').unwrap_or(path.len());
+    let length = |pattern: &StringMatch| match pattern {
+        StringMatch::Prefix(p) => Some(p.len()),
+        StringMatch::IgnoreCase(inner) => match &**inner {
+            StringMatch::Prefix(p) => Some(p.len()),
+            _ => Some(whole),
+        },
+        _ => Some(whole),
+    };
+    match &route.matches.path {
+        PathMatch::Prefix(pattern) | PathMatch::Whole(pattern) => length(pattern),
+        PathMatch::Segments(prefix) => Some(prefix.len()),
+    }
+}
+
+/// Header changes: the cluster's, the route's, the virtual host's, in Envoy's order.
+fn mutate(
+    manager: &HttpManager,
+    connection: &Connection,
+    host: &VirtualHost<Slot>,
+    route: &Route<Slot>,
+    target: &WeightedCluster<Slot>,
+    headers: &mut HeaderMap,
+) {
+    for mutation in [&target.request_headers, &route.request_headers, &host.request_headers] {
+        mutation.apply(headers);
+    }
+    if let Some(operation) = route.operation.as_ref().filter(|_| !connection.inbound) {
+        headers.insert(names::OPERATION.clone(), operation.clone());
+    }
+    if connection.inbound {
+        headers.remove(&names::OPERATION);
+    } else if manager.peer_metadata {
+        let own = &connection.worker.shared.metadata;
+        headers.insert(names::PEER_METADATA.clone(), own.metadata.clone());
+        headers.insert(names::PEER_METADATA_ID.clone(), own.id.clone());
+    }
+}
+
+/// The request in the form the upstream's HTTP version wants, its body counted and, while small, kept.
+fn outgoing(
+    exchange: &mut Exchange,
+    request: Request<Incoming>,
+    cluster: &Cluster,
+    connection: &Connection,
+    action: &Forward<Slot>,
+    upgrading: bool,
+) -> Request<Body> {
+    let (mut parts, incoming) = request.into_parts();
+    let body = if http_body::Body::is_end_stream(&incoming) || upgrading {
+        Body::Empty
+    } else {
+        let recording = Recording::new(if action.retry.is_some() || !action.mirrors.is_empty() { KEEP } else { 0 });
+        exchange.recording = Some(recording.clone());
+        Body::Recorded(incoming, recording)
+    };
+    match version(cluster, connection) {
+        Version::Http1 => parts.version = http::Version::HTTP_11,
+        Version::Http2 => {
+            parts.version = http::Version::HTTP_2;
+            // HTTP/2 carries the authority in the URI; `host` would say it twice.
+            if let Some(host) = parts.headers.remove(header::HOST)
+                && let Ok(uri) = Uri::builder()
+                    .scheme("http")
+                    .authority(host.as_bytes())
+                    .path_and_query(parts.uri.path_and_query().map_or("/", PathAndQuery::as_str))
+                    .build()
+            {
+                parts.uri = uri;
+            }
+        }
+    }
+    Request::from_parts(parts, body)
+}
+
+/// HTTP version towards a cluster.
+pub(crate) fn version(cluster: &Cluster, connection: &Connection) -> Version {
+    match cluster.config.protocol {
+        Protocol::Http1 => Version::Http1,
+        Protocol::Http2 => Version::Http2,
+        Protocol::Downstream if connection.http2 => Version::Http2,
+        Protocol::Downstream => Version::Http1,
+    }
+}
+
+/// The upstream's answer, made ready for the client.
+fn respond(
+    connection: &Rc<Connection>,
+    manager: &HttpManager,
+    mut exchange: Box<Exchange>,
+    answer: Answer,
+    (host, route, target): (&VirtualHost<Slot>, &Route<Slot>, &WeightedCluster<Slot>),
+    deadline: Option<Instant>,
+    upgraded: Option<(upgrade::Wanted, hyper::upgrade::OnUpgrade)>,
+) -> Response<ReplyBody> {
+    let Answer { mut response, local, peer_uri } = answer;
+    exchange.status = response.status().as_u16();
+    exchange.details = Some("via_upstream".into());
+    exchange.upstream_local = local;
+    exchange.upstream_uri = peer_uri;
+    if exchange.grpc {
+        exchange.grpc_status = reply::grpc_status(response.headers());
+    }
+    learn_peer(connection, manager, &mut exchange, response.headers_mut());
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some((wanted, client)) = upgraded
+    {
+        return upgrade::join(exchange, wanted, client, response);
+    }
+    let (mut parts, body) = response.into_parts();
+    names::remove_hop_by_hop(&mut parts.headers);
+    let mutations: [&HeaderMutation; 3] = [&target.response_headers, &route.response_headers, &host.response_headers];
+    mutations.into_iter().for_each(|m| m.apply(&mut parts.headers));
+    if let Some(server) = &manager.server {
+        parts.headers.insert(header::SERVER, server.clone());
+    }
+    if let Some(time) = exchange.service_time {
+        parts.headers.insert(names::SERVICE_TIME.clone(), HeaderValue::from(millis(time)));
+    }
+    parts.version = http::Version::HTTP_11;
+    Response::from_parts(parts, reply_body(body, exchange, deadline))
+}
+
+fn reply_body(body: UpstreamBody, exchange: Box<Exchange>, deadline: Option<Instant>) -> ReplyBody {
+    ReplyBody::upstream(body, exchange, deadline)
+}
+
+/// Metadata of the workload that answered goes to the log; ours goes to a caller's sidecar that asked.
+fn learn_peer(connection: &Connection, manager: &HttpManager, exchange: &mut Exchange, headers: &mut HeaderMap) {
+    if !manager.peer_metadata {
+        return;
+    }
+    if connection.inbound {
+        if exchange.peer.is_some() {
+            let own = &connection.worker.shared.metadata;
+            headers.insert(names::PEER_METADATA.clone(), own.metadata.clone());
+            headers.insert(names::PEER_METADATA_ID.clone(), own.id.clone());
+        }
+        return;
+    }
+    headers.remove(&names::PEER_METADATA_ID);
+    if let Some(metadata) = headers.remove(&names::PEER_METADATA) {
+        let mut peers = connection.worker.peers.borrow_mut();
+        exchange.peer = peers.from_header(&metadata, exchange.upstream_uri.as_deref());
+    }
+}
+
+/// No answer came: what the client is told, and what the log says.
+fn fail(
+    mut exchange: Box<Exchange>,
+    server: Option<&HeaderValue>,
+    cluster: &Cluster,
+    failed: Failed,
+) -> Response<ReplyBody> {
+    cluster.stats.rq_5xx.fetch_add(1, Relaxed);
+    exchange.upstream_failure = failed.transport;
+    let mut local = Local::new(failed.status, failed.flags, failed.details, "");
+    local.body = failed.body.into();
+    reply::local(exchange, server, local)
+}

@@ -1,0 +1,38 @@
+//! The first bytes of a connection, looked at without being taken.
+
+use std::io;
+use std::time::Duration;
+
+use mtls::sniff::{self, First};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+/// Between two looks at a half-arrived hello: the bytes stay in the socket, so readiness cannot be awaited.
+const AGAIN: Duration = Duration::from_millis(2);
+
+/// Peeks until the protocol is known, the client closes, or `wait` is over (`NeedMore`).
+pub(crate) async fn first_bytes(stream: &TcpStream, wait: Duration) -> io::Result<First> {
+    let deadline = Instant::now() + wait;
+    let mut buffer = vec![0; 1024];
+    let mut seen = 0;
+    loop {
+        let read = match timeout_at(deadline, stream.peek(&mut buffer)).await {
+            Ok(read) => read?,
+            Err(_) => return Ok(First::NeedMore),
+        };
+        if read == 0 {
+            return Ok(First::Other);
+        }
+        match sniff::first(&buffer[..read]) {
+            First::NeedMore if read == buffer.len() && read < sniff::MAX_HELLO => buffer.resize(read * 4, 0),
+            First::NeedMore if Instant::now() >= deadline => return Ok(First::NeedMore),
+            First::NeedMore => {
+                if read == seen {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                seen = read;
+            }
+            verdict => return Ok(verdict),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Bytes from one connection to another.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use net::{Copied, CopyEnd};
+use proxy_config::{FilterChain, Listener, TcpProxy};
+use telemetry::{RequestProtocol, ResponseFlags};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
+use upstream::{Alpn, Cause, Cluster, Connected, Host, Outcome, PickContext, Transport};
+
+use crate::connection::{About, record};
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+/// A connection to an upstream, and what it said before anyone asked.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    cluster: Arc<Cluster>,
+    host: Arc<Host>,
+    connected: Connected,
+    early: Vec<u8>,
+}
+
+impl Upstream {
+    /// Waits until the upstream speaks.
+    pub(crate) async fn first_byte(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; 4096];
+        let read = self.connected.stream.read(&mut buffer).await?;
+        buffer.truncate(read);
+        self.early = buffer;
+        Ok(())
+    }
+}
+
+/// Why no upstream connection came about.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    flags: ResponseFlags,
+    reason: String,
+    cluster: Option<Arc<str>>,
+    host: Option<SocketAddr>,
+}
+
+/// Picks a host and connects, as often as the configuration allows.
+pub(crate) async fn connect(proxy: &TcpProxy, original: SocketAddr) -> Result<Upstream, Failure> {
+    let fail = |flags, reason: &str| Failure { flags, reason: reason.to_owned(), cluster: None, host: None };
+    let mut point = fastrand::u32(..proxy.total_weight.max(1));
+    let chosen = proxy.clusters.iter().find(|c| {
+        let here = point < c.weight;
+        point = point.wrapping_sub(if here { 0 } else { c.weight });
+        here
+    });
+    let slot = &chosen.ok_or_else(|| fail(ResponseFlags::NC, "no cluster has weight"))?.cluster;
+    let cluster = slot
+        .load()
+        .ok_or_else(|| Failure { cluster: Some(slot.name.clone()), ..fail(ResponseFlags::NC, "cluster_not_found") })?;
+    upstream::Registry::ready(&cluster).await;
+    let mut tried = Vec::new();
+    let mut last = fail(ResponseFlags::UH, "no_healthy_upstream");
+    last.cluster = Some(cluster.config.name.clone());
+    for _ in 0..proxy.max_connect_attempts {
+        let Ok(host) = cluster.pick(&PickContext { hash: None, tried: &tried, original: Some(original) }) else {
+            break;
+        };
+        match upstream::connect(&cluster, &host, Alpn::Configured).await {
+            Ok(connected) => return Ok(Upstream { cluster, host, connected, early: Vec::new() }),
+            Err(cause) => {
+                cluster.report(&host, Outcome::LocalFailure);
+                last.flags = if cause == Cause::Overflow {
+                    ResponseFlags::UO
+                } else {
+                    ResponseFlags::UF.with(ResponseFlags::URX)
+                };
+                last.reason = cause.transport_failure().map_or_else(|| cause.to_string(), str::to_owned);
+                last.host = Some(host.address);
+                tried.push(host.address);
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Relays a connection to its end, and reports it.
+pub(crate) async fn relay(
+    worker: &Rc<Worker>,
+    listener: &Listener,
+    chain: &FilterChain,
+    proxy: &TcpProxy,
+    stream: Stream,
+    about: About,
+    early: Option<Upstream>,
+) {
+    let upstream = match early {
+        Some(upstream) => Ok(upstream),
+        None => connect(proxy, about.destination).await,
+    };
+    let upstream = match upstream {
+        Ok(upstream) => upstream,
+        Err(failure) => {
+            let mut record = record(&about, failure.flags);
+            record.upstream_failure = Some(&failure.reason);
+            record.upstream_cluster = failure.cluster.as_deref();
+            record.upstream_host = failure.host;
+            proxy.logs.iter().for_each(|log| log.log(&record));
+            return;
+        }
+    };
+    let Upstream { cluster, host, connected, early } = upstream;
+    let series = chain.stats.then(|| {
+        let mut peers = worker.peers.borrow_mut();
+        peers.tcp_series(listener.inbound, &about, &cluster, &host, connected.peer_uri.as_ref(), RequestProtocol::Tcp)
+    });
+    if let Some(series) = &series {
+        series.opened();
+    }
+    let _permit = connected.permit;
+    host.stats.cx_active.fetch_add(1, Relaxed);
+    let copied = copy(stream, connected.stream, early, proxy).await;
+    host.stats.cx_active.fetch_sub(1, Relaxed);
+    let flags = match &copied.end {
+        CopyEnd::Closed => ResponseFlags::NONE,
+        CopyEnd::Idle => ResponseFlags::SI,
+        CopyEnd::FailedA(_) => ResponseFlags::DC,
+        CopyEnd::FailedB(_) => ResponseFlags::UC,
+    };
+    if let Some(series) = &series {
+        series.received(copied.a_to_b);
+        series.sent(copied.b_to_a);
+        series.closed(flags);
+    }
+    let mut record = record(&about, flags);
+    record.bytes_received = copied.a_to_b;
+    record.bytes_sent = copied.b_to_a;
+    record.upstream_cluster = Some(&cluster.config.name);
+    record.upstream_host = Some(host.address);
+    record.upstream_local = connected.local;
+    record.upstream_peer_uri = connected.peer_uri.as_deref();
+    proxy.logs.iter().for_each(|log| log.log(&record));
+}
+
+/// Inside the kernel where both sides are plain, through buffers where one is TLS.
+async fn copy(mut down: Stream, up: Transport, early: Vec<u8>, proxy: &TcpProxy) -> Copied {
+    let said = early.len() as u64;
+    if !early.is_empty()
+        && let Err(error) = down.write_all(&early).await
+    {
+        return Copied { a_to_b: 0, b_to_a: 0, end: CopyEnd::FailedA(error) };
+    }
+    let work = async {
+        match (down, up) {
+            (Stream::Plain(down), Transport::Plain(up)) => {
+                net::copy_bidirectional(&down, &up, proxy.idle_timeout).await
+            }
+            (down, up) => copy_buffered(down, up, proxy.idle_timeout).await,
+        }
+    };
+    let mut copied = match proxy.max_duration {
+        Some(limit) => {
+            tokio::time::timeout(limit, work).await.unwrap_or(Copied { a_to_b: 0, b_to_a: 0, end: CopyEnd::Idle })
+        }
+        None => work.await,
+    };
+    copied.b_to_a += said;
+    copied
+}
+
+struct Tally {
+    a_to_b: Cell<u64>,
+    b_to_a: Cell<u64>,
+    last: Cell<Instant>,
+}
+
+enum Side {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+async fn copy_buffered(
+    a: impl AsyncRead + AsyncWrite + Unpin,
+    b: impl AsyncRead + AsyncWrite + Unpin,
+    idle: Option<Duration>,
+) -> Copied {
+    let tally = Tally { a_to_b: Cell::new(0), b_to_a: Cell::new(0), last: Cell::new(Instant::now()) };
+    let (mut a_read, mut a_write) = tokio::io::split(a);
+    let (mut b_read, mut b_write) = tokio::io::split(b);
+    let end = {
+        let forward = pump(&mut a_read, &mut b_write, &tally.a_to_b, &tally.last);
+        let backward = pump(&mut b_read, &mut a_write, &tally.b_to_a, &tally.last);
+        let both = async {
+            let forward = async {
+                forward.await.map_err(|side| match side {
+                    Side::Read(e) => CopyEnd::FailedA(e),
+                    Side::Write(e) => CopyEnd::FailedB(e),
+                })
+            };
+            let backward = async {
+                backward.await.map_err(|side| match side {
+                    Side::Read(e) => CopyEnd::FailedB(e),
+                    Side::Write(e) => CopyEnd::FailedA(e),
+                })
+            };
+            tokio::try_join!(forward, backward).err().unwrap_or(CopyEnd::Closed)
+        };
+        let silence = async {
+            let Some(idle) = idle else { return std::future::pending().await };
+            loop {
+                tokio::time::sleep_until(tally.last.get() + idle).await;
+                if tally.last.get().elapsed() >= idle {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            end = both => end,
+            () = silence => CopyEnd::Idle,
+        }
+    };
+    Copied { a_to_b: tally.a_to_b.get(), b_to_a: tally.b_to_a.get(), end }
+}
+
+async fn pump(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    count: &Cell<u64>,
+    last: &Cell<Instant>,
+) -> Result<(), Side> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let read = from.read(&mut buffer).await.map_err(Side::Read)?;
+        if read == 0 {
+            // The peer may already be gone: then there is nobody to tell.
+            let _ = to.shutdown().await;
+            return Ok(());
+        }
+        to.write_all(&buffer[..read]).await.map_err(Side::Write)?;
+        to.flush().await.map_err(Side::Write)?;
+        count.set(count.get() + read as u64);
+        last.set(Instant::now());
+    }
+}

@@ -1,0 +1,118 @@
+//! One worker: a thread with its own runtime, sockets and pools.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_config::Context;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, LocalSet};
+use upstream::HttpPools;
+
+use crate::connection;
+use crate::listeners::Listeners;
+use crate::peer::Peers;
+
+/// Connections one worker serves at once; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 50_000;
+
+/// What the control thread tells a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Accept on a socket for the listener of this name.
+    Listen(Arc<str>, std::net::TcpListener),
+    /// Stop accepting for the listener of this name.
+    Close(Arc<str>),
+}
+
+/// What workers share with each other and with the control thread.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) listeners: Listeners,
+    pub(crate) context: Context,
+    /// Turns true when the process is about to end: connections are closed in order.
+    pub(crate) draining: watch::Receiver<bool>,
+    /// How long an undecided protocol is waited for where configuration names no time.
+    pub(crate) undecided: Duration,
+    /// Our own metadata for peers, ready to be sent.
+    pub(crate) metadata: crate::peer::OwnMetadata,
+}
+
+/// What belongs to one worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pools: HttpPools,
+    pub(crate) peers: RefCell<Peers>,
+    connections: Cell<usize>,
+}
+
+/// Starts a worker thread.
+pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<mpsc::UnboundedSender<Command>> {
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let local = LocalSet::new();
+        let worker = Rc::new(Worker {
+            peers: RefCell::new(Peers::new(shared.context.telemetry.clone())),
+            shared,
+            pools: HttpPools::default(),
+            connections: Cell::new(0),
+        });
+        local.block_on(&runtime, run(worker, inbox));
+    })?;
+    Ok(commands)
+}
+
+async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    tokio::task::spawn_local(worker.pools.clone().sweep());
+    let mut accepting: HashMap<Arc<str>, AbortHandle> = HashMap::new();
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Listen(name, socket) => match TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    let task = tokio::task::spawn_local(accept(worker.clone(), name.clone(), socket));
+                    if let Some(former) = accepting.insert(name, task.abort_handle()) {
+                        former.abort();
+                    }
+                }
+                Err(error) => tracing::error!(listener = %name, %error, "the socket cannot be used"),
+            },
+            Command::Close(name) => {
+                if let Some(task) = accepting.remove(&name) {
+                    task.abort();
+                }
+            }
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
+    /// After a failed accept (out of file descriptors): time for others to finish.
+    const PAUSE: Duration = Duration::from_millis(20);
+    loop {
+        let (stream, source) = match socket.accept().await {
+            Ok(accepted) if worker.connections.get() < MAX_CONNECTIONS => accepted,
+            Ok(_) => {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(listener = %name, %error, "accept failed");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Some(listener) = worker.shared.listeners.named(&name) else { continue };
+        let worker = worker.clone();
+        worker.connections.set(worker.connections.get() + 1);
+        tokio::task::spawn_local(async move {
+            connection::serve(&worker, listener, stream, source).await;
+            worker.connections.set(worker.connections.get() - 1);
+        });
+    }
+}

@@ -1,0 +1,136 @@
+use http::{HeaderMap, HeaderValue};
+
+use super::*;
+use crate::matching::{HeaderKey, HeaderMatch, HeaderValueMatch, StringMatch};
+use crate::route::{Action, Forward, PathMatch, RetryOn, RetryPolicy, RouteMatch, TryEnd, WeightedCluster};
+
+fn forward(clusters: &[(&'static str, u32)]) -> Forward<&'static str> {
+    Forward {
+        clusters: clusters
+            .iter()
+            .map(|(cluster, weight)| WeightedCluster {
+                cluster: *cluster,
+                weight: *weight,
+                request_headers: HeaderMutation::default(),
+                response_headers: HeaderMutation::default(),
+            })
+            .collect(),
+        total_weight: clusters.iter().map(|c| c.1).sum(),
+        timeout: None,
+        retry: None,
+        prefix_rewrite: None,
+        regex_rewrite: None,
+        host_rewrite: None,
+        hash: Vec::new(),
+        mirrors: Vec::new(),
+        not_found: http::StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn route(name: &str, headers: Vec<HeaderMatch>, clusters: &[(&'static str, u32)]) -> Route<&'static str> {
+    Route {
+        name: name.into(),
+        matches: RouteMatch {
+            path: PathMatch::Prefix(StringMatch::Prefix("/".into())),
+            headers,
+            query: Vec::new(),
+            grpc: false,
+        },
+        action: Action::Forward(Box::new(forward(clusters))),
+        request_headers: HeaderMutation::default(),
+        response_headers: HeaderMutation::default(),
+        fault: None,
+        cors: None,
+        operation: None,
+    }
+}
+
+fn host(name: &str, domains: &[&str], routes: Vec<Route<&'static str>>) -> VirtualHost<&'static str> {
+    VirtualHost {
+        name: name.into(),
+        domains: domains.iter().map(|d| (*d).to_owned()).collect(),
+        routes,
+        request_headers: HeaderMutation::default(),
+        response_headers: HeaderMutation::default(),
+        attempt_count: true,
+    }
+}
+
+fn view<'a>(authority: &'a str, headers: &'a HeaderMap) -> RequestView<'a> {
+    RequestView { authority, path: "/pay?x=1", method: "GET", scheme: "http", headers }
+}
+
+#[test]
+fn domains_go_from_the_narrow_to_the_wide() {
+    let hosts = vec![
+        host("any", &["*"], vec![]),
+        host("exact", &["a.example", "a.example:80"], vec![]),
+        host("suffix", &["*.example"], vec![]),
+        host("longer", &["*.b.example"], vec![]),
+        host("prefix", &["www.*"], vec![]),
+    ];
+    let table = RouteTable::new("r".into(), hosts, false).unwrap();
+    for (authority, wanted) in [
+        ("a.example", "exact"),
+        ("A.Example", "exact"),
+        ("a.example:80", "exact"),
+        ("c.example", "suffix"),
+        ("c.b.example", "longer"),
+        ("www.other", "prefix"),
+        ("other", "any"),
+        (".example", "any"),
+    ] {
+        assert_eq!(&*table.host(authority).unwrap().name, wanted, "{authority}");
+    }
+    assert!(RouteTable::new("r".into(), vec![host("a", &["x"], vec![]), host("b", &["X"], vec![])], false).is_err());
+}
+
+#[test]
+fn the_first_route_that_matches_is_taken_and_weights_divide() {
+    let canary = HeaderMatch {
+        key: HeaderKey::new("x-canary-user").unwrap(),
+        value: HeaderValueMatch::Text(StringMatch::Exact("true".into())),
+        invert: false,
+        missing_is_empty: false,
+    };
+    let routes = vec![route("canary", vec![canary], &[("v2", 1)]), route("split", vec![], &[("v1", 90), ("v2", 10)])];
+    let table = RouteTable::new("r".into(), vec![host("h", &["*"], routes)], false).unwrap();
+    let mut headers = HeaderMap::new();
+    assert_eq!(&*table.select(&view("h", &headers)).unwrap().1.name, "split");
+    headers.insert("x-canary-user", HeaderValue::from_static("true"));
+    assert_eq!(&*table.select(&view("h", &headers)).unwrap().1.name, "canary");
+    let split = forward(&[("v1", 90), ("v2", 10)]);
+    let v2 = (0..1000).filter(|n| split.pick(*n).unwrap().cluster == "v2").count();
+    assert_eq!(v2, 100);
+    assert!(forward(&[("v1", 0), ("v2", 0)]).pick(7).is_none());
+}
+
+#[test]
+fn retry_conditions_are_envoys() {
+    let policy = |on: &str| RetryPolicy {
+        on: RetryOn::parse(on).unwrap(),
+        statuses: vec![503],
+        retries: 2,
+        per_try_timeout: None,
+        backoff_base: std::time::Duration::from_millis(25),
+        backoff_max: std::time::Duration::from_millis(250),
+        previous_hosts: true,
+        host_attempts: 5,
+    };
+    let status = |status| TryEnd::Response { status, grpc: None };
+    assert!(policy("5xx").applies(status(500)) && !policy("5xx").applies(status(499)));
+    assert!(policy("gateway-error").applies(status(503)) && !policy("gateway-error").applies(status(500)));
+    assert!(policy("retriable-status-codes").applies(status(503)));
+    assert!(!policy("connect-failure").applies(TryEnd::Reset { sent: true }));
+    assert!(policy("reset").applies(TryEnd::Reset { sent: true }));
+    assert!(!policy("reset-before-request").applies(TryEnd::Reset { sent: true }));
+    assert!(policy("unavailable").applies(TryEnd::Response { status: 200, grpc: Some(14) }));
+    assert_eq!(RetryOn::parse("5xx, nonsense"), Err("nonsense".to_owned()));
+}
+
+#[test]
+fn ports_are_cut_with_care() {
+    for (authority, wanted) in [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("::1", "::1"), ("a:", "a:")] {
+        assert_eq!(without_port(authority), wanted);
+    }
+}

@@ -1,0 +1,222 @@
+//! A cluster as configuration describes it; plain data.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mtls::{ClientTls, TlsError};
+
+/// A whole cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// Its name, such as `outbound|8080|v1|payment-api.production.svc.cluster.local`.
+    pub name: Arc<str>,
+    /// Where its hosts come from.
+    pub discovery: Discovery,
+    /// How a host is picked.
+    pub balance: Balance,
+    /// Limit of one connection attempt, TLS included.
+    pub connect_timeout: Duration,
+    /// Circuit breakers.
+    pub thresholds: Thresholds,
+    /// When a host is put aside.
+    pub outlier: Option<Outlier>,
+    /// Below this share of healthy hosts (percent) all are used; 0 turns it off.
+    pub panic_percent: u32,
+    /// What HTTP version is spoken upstream.
+    pub protocol: Protocol,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Option<Duration>,
+    /// Requests after which a connection is closed; 0 is no limit.
+    pub max_requests_per_connection: u32,
+    /// Streams on one HTTP/2 connection.
+    pub max_concurrent_streams: u32,
+    /// Transport security by endpoint metadata; the first match counts.
+    pub transport_matches: Vec<TransportMatch>,
+    /// Transport security when none matches.
+    pub security: Security,
+    /// Source address of connections.
+    pub bind: Option<IpAddr>,
+    /// TCP keep-alive.
+    pub keepalive: Option<Keepalive>,
+    /// The services it stands for, for metrics.
+    pub services: Vec<Service>,
+}
+
+/// A service behind a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Fully qualified.
+    pub host: Arc<str>,
+    /// Short.
+    pub name: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+}
+
+/// Where hosts come from.
+#[derive(Clone, Debug)]
+pub enum Discovery {
+    /// From the cluster itself.
+    Static(Vec<HostConfig>),
+    /// From a `ClusterLoadAssignment` of this name.
+    Eds(Arc<str>),
+    /// From DNS: all addresses are hosts.
+    Dns(Vec<DnsTarget>),
+    /// The address the client dialled.
+    OriginalDst,
+}
+
+/// A name to resolve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsTarget {
+    /// The name.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostConfig {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share; at least 1.
+    pub weight: u32,
+    /// 0 is used first.
+    pub priority: u32,
+    /// Whether discovery says that it is well.
+    pub healthy: bool,
+    /// `envoy.transport_socket_match` metadata.
+    pub transport: Vec<(String, String)>,
+    /// `istio.workload` metadata: `workload;namespace;canonical name;revision;cluster`.
+    pub workload: Option<Arc<str>>,
+}
+
+/// How a host is picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other, by weight.
+    RoundRobin,
+    /// The less busy of this many random ones.
+    LeastRequest(u32),
+    /// Any, by weight.
+    Random,
+    /// Consistent hashing on a ring of at least this many points.
+    RingHash(u32),
+    /// Consistent hashing by Maglev's table of this (prime) size.
+    Maglev(u32),
+    /// The address the client dialled.
+    Original,
+}
+
+/// HTTP version spoken upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// What the caller speaks.
+    Downstream,
+}
+
+/// Circuit breakers; `u32::MAX` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Connections.
+    pub connections: u32,
+    /// Requests waiting for a connection.
+    pub pending: u32,
+    /// Requests in flight.
+    pub requests: u32,
+    /// Retries in flight.
+    pub retries: u32,
+}
+
+impl Default for Thresholds {
+    /// Envoy's defaults.
+    fn default() -> Self {
+        Self { connections: 1024, pending: 1024, requests: 1024, retries: 3 }
+    }
+}
+
+/// When a host is put aside (Envoy's outlier detection; defaults are Envoy's).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outlier {
+    /// 5xx answers in a row; 0 turns the check off.
+    pub consecutive_5xx: u32,
+    /// 502, 503, 504 in a row; 0 turns the check off.
+    pub consecutive_gateway: u32,
+    /// Failures to connect in a row, when counted apart; 0 turns the check off.
+    pub consecutive_local: u32,
+    /// Failures to connect are counted apart from answers.
+    pub split_local: bool,
+    /// How often memory of past ejections fades.
+    pub interval: Duration,
+    /// Time aside, times the number of ejections.
+    pub base_ejection: Duration,
+    /// The longest time aside.
+    pub max_ejection: Duration,
+    /// Share of hosts that may be aside at once, in percent.
+    pub max_ejection_percent: u32,
+}
+
+/// TCP keep-alive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub time: Option<Duration>,
+    /// Between probes.
+    pub interval: Option<Duration>,
+    /// Unanswered probes before the connection is given up.
+    pub probes: Option<u32>,
+}
+
+/// A transport for endpoints whose metadata has all of these.
+#[derive(Clone, Debug)]
+pub struct TransportMatch {
+    /// Key and value, such as `tlsMode` = `istio`; empty matches all.
+    pub metadata: Vec<(String, String)>,
+    /// The transport.
+    pub security: Security,
+}
+
+/// Transport security of a connection.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// None.
+    Plain,
+    /// TLS.
+    Tls(Arc<Tls>),
+}
+
+/// TLS configurations of one context, built once: as configured, and with the ALPN that Istio's `istio.alpn` filter
+/// puts in for HTTP.
+#[derive(Debug)]
+pub struct Tls {
+    /// As configured.
+    pub plain: Arc<rustls::ClientConfig>,
+    /// For HTTP/1.1 requests inside the mesh.
+    pub mesh_http1: Arc<rustls::ClientConfig>,
+    /// For HTTP/2 requests inside the mesh.
+    pub mesh_http2: Arc<rustls::ClientConfig>,
+    /// Server name.
+    pub name: rustls::pki_types::ServerName<'static>,
+}
+
+impl Tls {
+    /// Builds all configurations of a context.
+    ///
+    /// # Errors
+    /// When the context cannot be used.
+    pub fn new(context: &ClientTls) -> Result<Self, TlsError> {
+        let alpn = |names: [&str; 3]| names.map(|n| n.as_bytes().to_vec()).to_vec();
+        Ok(Self {
+            plain: context.build()?,
+            mesh_http1: context.with_alpn(alpn(["istio-http/1.1", "istio", "http/1.1"])).build()?,
+            mesh_http2: context.with_alpn(alpn(["istio-h2", "istio", "h2"])).build()?,
+            name: context.server_name()?,
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! One connection to a host: TCP, then TLS when the host asks for it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::cluster::{Cluster, Permit};
+use crate::config::Security;
+use crate::error::Cause;
+use crate::host::Host;
+
+/// A byte stream to a host.
+#[derive(Debug)]
+pub enum Transport {
+    /// TCP.
+    Plain(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(s) => s.is_write_vectored(),
+            Self::Tls(s) => s.is_write_vectored(),
+        }
+    }
+}
+
+/// A connection and what is known of it.
+#[derive(Debug)]
+pub struct Connected {
+    /// The stream.
+    pub stream: Transport,
+    /// Our end.
+    pub local: Option<SocketAddr>,
+    /// URI name of the verified server, inside TLS.
+    pub peer_uri: Option<Arc<str>>,
+    /// Its place among the cluster's connections.
+    pub permit: Permit,
+}
+
+/// Which TLS configuration a connection uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// As configured.
+    Configured,
+    /// Mesh HTTP/1.1.
+    MeshHttp1,
+    /// Mesh HTTP/2.
+    MeshHttp2,
+}
+
+/// Connects to a host within the cluster's connect timeout.
+///
+/// # Errors
+/// Refused, unreachable, too slow, TLS not agreed, or too many connections.
+pub async fn connect(cluster: &Cluster, host: &Host, alpn: Alpn) -> Result<Connected, Cause> {
+    let permit = cluster.connection_permit().ok_or(Cause::Overflow)?;
+    cluster.stats.cx_total.fetch_add(1, Relaxed);
+    host.stats.cx_total.fetch_add(1, Relaxed);
+    let attempt = timeout(cluster.config.connect_timeout, open(cluster, host, alpn)).await;
+    let result = attempt.unwrap_or(Err(Cause::ConnectTimeout));
+    match result {
+        Ok((stream, local, peer_uri)) => Ok(Connected { stream, local, peer_uri, permit }),
+        Err(cause) => {
+            cluster.stats.cx_connect_fail.fetch_add(1, Relaxed);
+            host.stats.cx_connect_fail.fetch_add(1, Relaxed);
+            Err(cause)
+        }
+    }
+}
+
+type Opened = (Transport, Option<SocketAddr>, Option<Arc<str>>);
+
+async fn open(cluster: &Cluster, host: &Host, alpn: Alpn) -> Result<Opened, Cause> {
+    let failed = |e: io::Error| Cause::Connect(e.to_string());
+    let socket = net::connect_socket(cluster.config.bind, None, host.address.is_ipv6()).map_err(failed)?;
+    let std: std::net::TcpStream = socket.into();
+    let tcp = tokio::net::TcpSocket::from_std_stream(std).connect(host.address).await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    if let Some(keepalive) = &cluster.config.keepalive {
+        net::set_keepalive(&tcp, keepalive.time, keepalive.interval, keepalive.probes).map_err(failed)?;
+    }
+    let local = tcp.local_addr().ok();
+    let Security::Tls(tls) = cluster.security(host) else {
+        return Ok((Transport::Plain(tcp), local, None));
+    };
+    let config = match alpn {
+        Alpn::Configured => &tls.plain,
+        Alpn::MeshHttp1 => &tls.mesh_http1,
+        Alpn::MeshHttp2 => &tls.mesh_http2,
+    };
+    let stream = TlsConnector::from(config.clone())
+        .connect(tls.name.clone(), tcp)
+        .await
+        .map_err(|e| Cause::Tls(format!("TLS_error: {e}")))?;
+    let peer = stream.get_ref().1.peer_certificates().and_then(mtls::Peer::from_certs);
+    let peer_uri = peer.and_then(|p| p.uri_sans.into_iter().next()).map(Arc::from);
+    Ok((Transport::Tls(Box::new(stream)), local, peer_uri))
+}

@@ -1,0 +1,90 @@
+//! Errors as data: what went wrong, whether the peer may have seen the request, and what to log.
+
+use std::fmt;
+
+use http::Request;
+use telemetry::ResponseFlags;
+
+use crate::body::Body;
+
+/// What went wrong between us and the upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No connection: refused, unreachable.
+    Connect(String),
+    /// No connection within the connect timeout.
+    ConnectTimeout,
+    /// The TLS handshake failed.
+    Tls(String),
+    /// The connection broke before an answer came.
+    Reset(String),
+    /// The peer refused the stream without looking at it.
+    Refused,
+    /// The peer does not speak the protocol.
+    Protocol(String),
+    /// A circuit breaker is open.
+    Overflow,
+}
+
+impl Cause {
+    /// Envoy's response flag.
+    pub fn flag(&self) -> ResponseFlags {
+        match self {
+            Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_) => ResponseFlags::UF,
+            Self::Reset(_) => ResponseFlags::UC,
+            Self::Refused => ResponseFlags::UR,
+            Self::Protocol(_) => ResponseFlags::UPE,
+            Self::Overflow => ResponseFlags::UO,
+        }
+    }
+
+    /// Envoy's `%RESPONSE_CODE_DETAILS%`.
+    pub fn details(&self) -> &'static str {
+        match self {
+            Self::Connect(_) | Self::Tls(_) => "upstream_reset_before_response_started{connection_failure}",
+            Self::ConnectTimeout => "upstream_reset_before_response_started{connection_timeout}",
+            Self::Reset(_) => "upstream_reset_before_response_started{connection_termination}",
+            Self::Refused => "upstream_reset_before_response_started{remote_refused_stream_reset}",
+            Self::Protocol(_) => "upstream_reset_before_response_started{protocol_error}",
+            Self::Overflow => "upstream_reset_before_response_started{overflow}",
+        }
+    }
+
+    /// Why the transport failed, for `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub fn transport_failure(&self) -> Option<&str> {
+        match self {
+            Self::Connect(why) | Self::Tls(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Whether no connection came about.
+    pub fn is_connect(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(why) => write!(f, "connection failure: {why}"),
+            Self::ConnectTimeout => f.write_str("connection timeout"),
+            Self::Tls(why) => write!(f, "TLS failure: {why}"),
+            Self::Reset(why) => write!(f, "connection termination: {why}"),
+            Self::Refused => f.write_str("the peer refused the stream"),
+            Self::Protocol(why) => write!(f, "protocol error: {why}"),
+            Self::Overflow => f.write_str("overflow"),
+        }
+    }
+}
+
+/// A request that got no answer.
+#[derive(Debug)]
+pub struct SendError {
+    /// Why.
+    pub cause: Cause,
+    /// The request, when it certainly was not sent.
+    pub request: Option<Box<Request<Body>>>,
+    /// It went out on a connection that had served before: the peer may have closed it in the same moment.
+    pub reused: bool,
+}
