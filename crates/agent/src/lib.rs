@@ -1,1 +1,20 @@
-//! placeholder
+//! pilot-agent: identity, configuration, health and life of a sidecar; the proxy runs inside the same process.
+//!
+//! Promise: a sidecar keeps working with what it has while the control plane is away; its certificate is renewed before
+//! half of its life is over, and no connection is cut by that; it reports ready only when everything it was told to serve
+//! has arrived. This crate wires; the data plane is `proxy`.
+
+mod channel;
+mod cli;
+mod dns;
+mod follow;
+mod health;
+mod identity;
+mod options;
+mod redirect;
+mod request;
+mod sidecar;
+
+pub use cli::cli;
+pub use options::{AgentOptions, OptionsError};
+pub use redirect::{Capture, Rules};

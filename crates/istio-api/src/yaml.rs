@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn broken_large_and_exploding_texts_are_refused() {
-        assert_eq!(parse("a: [1,\nb: }").unwrap_err().place.line, 2);
+        assert_eq!(parse("a: 1\nb: [1\nc: 2").unwrap_err().place.line, 3);
         let large = "a: ".to_owned() + &"x".repeat(10 << 20);
         assert!(parse(&large).unwrap_err().reason.contains("the limit is 1048576"));
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();

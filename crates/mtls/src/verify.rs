@@ -23,12 +23,19 @@ pub(crate) struct Verifier {
     pub(crate) mandatory: bool,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 enum Refusal {
     #[error("no trusted roots have arrived yet")]
     NoRoots,
     #[error("the peer's certificate names {got:?}, wanted one of {wanted:?}")]
     San { got: Vec<String>, wanted: Vec<String> },
+}
+
+/// rustls prints what is inside an error by `Debug`; a person reads it.
+impl std::fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 fn refuse(why: Refusal) -> Error {

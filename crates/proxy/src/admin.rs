@@ -1,1 +1,250 @@
-//! placeholder
+//! The admin pages of port 15000, under Envoy's paths.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::Proxy;
+
+/// Tells whether the sidecar is ready.
+pub type Ready = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Serves the pages until the process ends.
+pub async fn serve(listener: TcpListener, proxy: Arc<Proxy>, ready: Ready) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            continue;
+        };
+        let (proxy, ready) = (proxy.clone(), ready.clone());
+        tokio::spawn(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let query = request.uri().query().unwrap_or_default().to_owned();
+                let response = page(&proxy, &ready, request.method(), request.uri().path(), &query);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let _ =
+                http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+type Page = Response<crate::http::AdminBody>;
+
+fn page(proxy: &Proxy, ready: &Ready, method: &Method, path: &str, query: &str) -> Page {
+    let json_wanted = query.split('&').any(|p| p == "format=json");
+    let parameter = |name: &str| query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('='));
+    match path {
+        "/clusters" if json_wanted => json_page(&clusters_json(proxy)),
+        "/clusters" => text(StatusCode::OK, clusters(proxy)),
+        "/listeners" if json_wanted => json_page(&listeners_json(proxy)),
+        "/listeners" => text(StatusCode::OK, listeners(proxy)),
+        "/config_dump" => json_page(&config_dump(proxy, parameter("name_regex"), query.contains("include_eds"))),
+        "/certs" => json_page(&certificates(proxy)),
+        "/stats/prometheus" => text(StatusCode::OK, proxy.telemetry().render_prometheus()),
+        "/stats" => text(StatusCode::OK, proxy.telemetry().render_stats(parameter("filter"))),
+        "/server_info" => json_page(&server_info(ready())),
+        "/ready" if ready() => text(StatusCode::OK, "LIVE\n".to_owned()),
+        "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "PRE_INITIALIZING\n".to_owned()),
+        "/memory" => json_page(&memory()),
+        "/drain_listeners" if method == Method::POST => {
+            proxy.drain();
+            text(StatusCode::OK, "OK\n".to_owned())
+        }
+        "/drain_listeners" => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n".to_owned()),
+        "/" | "/help" => text(StatusCode::OK, format!("{}\n", PAGES.join("\n"))),
+        other => text(StatusCode::NOT_FOUND, format!("{other} is not a page here; see /help\n")),
+    }
+}
+
+/// All pages.
+const PAGES: [&str; 11] = [
+    "/certs",
+    "/clusters",
+    "/config_dump",
+    "/drain_listeners (POST)",
+    "/help",
+    "/listeners",
+    "/memory",
+    "/ready",
+    "/server_info",
+    "/stats",
+    "/stats/prometheus",
+];
+
+fn text(status: StatusCode, body: String) -> Page {
+    let mut response = Response::new(crate::http::AdminBody::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+}
+
+fn json_page(body: &Value) -> Page {
+    let mut response = text(StatusCode::OK, format!("{body:#}\n"));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}
+
+/// `CLUSTER::HOST::name::value` lines, as Envoy prints them.
+fn clusters(proxy: &Proxy) -> String {
+    let mut out = String::new();
+    for cluster in proxy.clusters().clusters() {
+        let name = &cluster.config.name;
+        let limits = cluster.config.thresholds;
+        let breakers = [
+            ("max_connections", limits.connections),
+            ("max_pending_requests", limits.pending),
+            ("max_requests", limits.requests),
+            ("max_retries", limits.retries),
+        ];
+        let _ = writeln!(out, "{name}::observability_name::{name}");
+        for (what, limit) in breakers {
+            let _ = writeln!(out, "{name}::default_priority::{what}::{limit}");
+        }
+        for host in cluster.hosts() {
+            let stats = &host.stats;
+            let counters: [(&str, &AtomicU64); 8] = [
+                ("cx_active", &stats.cx_active),
+                ("cx_connect_fail", &stats.cx_connect_fail),
+                ("cx_total", &stats.cx_total),
+                ("rq_active", &stats.rq_active),
+                ("rq_error", &stats.rq_error),
+                ("rq_success", &stats.rq_success),
+                ("rq_timeout", &stats.rq_timeout),
+                ("rq_total", &stats.rq_total),
+            ];
+            let at = host.address;
+            for (what, counter) in counters {
+                let _ = writeln!(out, "{name}::{at}::{what}::{}", counter.load(Relaxed));
+            }
+            let _ = writeln!(out, "{name}::{at}::hostname::\n{name}::{at}::health_flags::{}", health(&host));
+            let _ = writeln!(
+                out,
+                "{name}::{at}::weight::{}\n{name}::{at}::priority::{}",
+                host.config.weight, host.config.priority
+            );
+        }
+    }
+    out
+}
+
+fn health(host: &upstream::Host) -> &'static str {
+    match (host.config.healthy, host.is_ejected()) {
+        (true, false) => "healthy",
+        (_, true) => "/failed_outlier_check",
+        (false, false) => "/failed_eds_health",
+    }
+}
+
+fn clusters_json(proxy: &Proxy) -> Value {
+    let host = |h: &Arc<upstream::Host>| {
+        let eds = if h.config.healthy { "HEALTHY" } else { "UNHEALTHY" };
+        json!({
+            "address": {"socket_address": {"address": h.address.ip().to_string(), "port_value": h.address.port()}},
+            "health_status": {"eds_health_status": eds, "failed_outlier_check": h.is_ejected()},
+            "weight": h.config.weight,
+            "stats": [
+                {"name": "rq_total", "value": h.stats.rq_total.load(Relaxed).to_string()},
+                {"name": "rq_error", "value": h.stats.rq_error.load(Relaxed).to_string()},
+                {"name": "cx_active", "value": h.stats.cx_active.load(Relaxed).to_string(), "type": "GAUGE"},
+            ],
+        })
+    };
+    let cluster = |c: &Arc<upstream::Cluster>| {
+        let hosts: Vec<Value> = c.hosts().iter().map(host).collect();
+        json!({"name": &*c.config.name, "observability_name": &*c.config.name, "host_statuses": hosts})
+    };
+    json!({"cluster_statuses": proxy.clusters().clusters().iter().map(cluster).collect::<Vec<_>>()})
+}
+
+fn sorted_listeners(proxy: &Proxy) -> Vec<Arc<proxy_config::Listener>> {
+    let mut all: Vec<_> = proxy.shared.listeners.load().by_name.values().cloned().collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+fn listeners(proxy: &Proxy) -> String {
+    sorted_listeners(proxy).iter().fold(String::new(), |mut out, l| {
+        let _ = writeln!(out, "{}::{}", l.name, l.address);
+        out
+    })
+}
+
+fn listeners_json(proxy: &Proxy) -> Value {
+    let one = |l: &Arc<proxy_config::Listener>| {
+        let address = json!({"address": l.address.ip().to_string(), "port_value": l.address.port()});
+        json!({"name": &*l.name, "local_address": {"socket_address": address}})
+    };
+    json!({"listener_statuses": sorted_listeners(proxy).iter().map(one).collect::<Vec<_>>()})
+}
+
+/// The resources in force, in Envoy's sections.
+fn config_dump(proxy: &Proxy, name: Option<&str>, endpoints: bool) -> Value {
+    let resources = proxy.resources.lock();
+    let of = |kind: &str| -> Vec<Value> {
+        let all = resources.get(kind).into_iter().flatten();
+        let wanted = all.filter(|(n, _)| name.is_none_or(|part| n.contains(part)));
+        wanted.map(|(_, any)| envoy_api::any_to_json(any)).collect()
+    };
+    let wrap = |key: &str, items: Vec<Value>| items.into_iter().map(|i| json!({key: i})).collect::<Vec<_>>();
+    let section = |kind: &str, body: Value| {
+        let mut section = body;
+        section["@type"] = json!(format!("type.googleapis.com/envoy.admin.v3.{kind}"));
+        section
+    };
+    let listeners = of("envoy.config.listener.v3.Listener");
+    let listeners = listeners.into_iter().map(|l| json!({"name": l["name"], "active_state": {"listener": l}}));
+    let mut configs = vec![
+        section(
+            "ClustersConfigDump",
+            json!({"dynamic_active_clusters": wrap("cluster", of("envoy.config.cluster.v3.Cluster"))}),
+        ),
+        section("ListenersConfigDump", json!({"dynamic_listeners": listeners.collect::<Vec<_>>()})),
+        section(
+            "RoutesConfigDump",
+            json!({"dynamic_route_configs": wrap("route_config", of("envoy.config.route.v3.RouteConfiguration"))}),
+        ),
+    ];
+    if endpoints {
+        let all = wrap("endpoint_config", of("envoy.config.endpoint.v3.ClusterLoadAssignment"));
+        configs.push(section("EndpointsConfigDump", json!({"dynamic_endpoint_configs": all})));
+    }
+    json!({"configs": configs})
+}
+
+fn certificates(proxy: &Proxy) -> Value {
+    let show = |c: &mtls::CertInfo| {
+        let sans: Vec<Value> =
+            c.sans.iter().map(|s| if s.contains("://") { json!({"uri": s}) } else { json!({"dns": s}) }).collect();
+        json!({
+            "serial_number": c.serial, "subject_alt_names": sans,
+            "valid_from": c.not_before.to_string(), "expiration_time": c.not_after.to_string(),
+        })
+    };
+    let secrets = proxy.secrets();
+    let roots =
+        |names: Vec<String>| names.iter().flat_map(|n| secrets.roots(n).info()).map(|c| show(&c)).collect::<Vec<_>>();
+    let chains = secrets.certificate_names();
+    let chains: Vec<Value> = chains.iter().flat_map(|n| secrets.certificate(n).info()).map(|c| show(&c)).collect();
+    json!({"certificates": [{"ca_cert": roots(secrets.root_names()), "cert_chain": chains}]})
+}
+
+fn server_info(ready: bool) -> Value {
+    json!({"version": format!("meltemi/{}", env!("CARGO_PKG_VERSION")), "state": if ready { "LIVE" } else { "PRE_INITIALIZING" }})
+}
+
+fn memory() -> Value {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident =
+        status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    json!({"resident_kib": resident})
+}

@@ -11,6 +11,8 @@ mod reply;
 mod request;
 mod upgrade;
 
+pub(crate) use body::AdminBody;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;

@@ -135,7 +135,7 @@ impl Peers {
     }
 
     /// The peer that a metadata header describes, under its verified principal.
-    pub(crate) fn from_header(&mut self, header: &HeaderValue, principal: Option<&str>) -> Option<Arc<Workload>> {
+    pub(crate) fn by_header(&mut self, header: &HeaderValue, principal: Option<&str>) -> Option<Arc<Workload>> {
         self.bound();
         let key = (header.clone(), principal.map(Arc::<str>::from));
         if let Some(known) = self.by_header.get(&key) {
@@ -151,7 +151,7 @@ impl Peers {
     }
 
     /// A client of which only the principal is known.
-    pub(crate) fn from_principal(&mut self, principal: Option<&str>) -> Arc<Workload> {
+    pub(crate) fn by_principal(&mut self, principal: Option<&str>) -> Arc<Workload> {
         self.bound();
         let key = principal.unwrap_or("unknown");
         if let Some(known) = self.by_principal.get(key) {
@@ -167,7 +167,7 @@ impl Peers {
     }
 
     /// The workload behind a host, as its endpoint metadata has it.
-    pub(crate) fn from_host(&mut self, host: &Host, principal: Option<&Arc<str>>) -> Arc<Workload> {
+    pub(crate) fn by_host(&mut self, host: &Host, principal: Option<&Arc<str>>) -> Arc<Workload> {
         self.bound();
         let key = (host.id, principal.cloned());
         if let Some(known) = self.by_host.get(&key) {
@@ -222,9 +222,9 @@ impl Peers {
         protocol: RequestProtocol,
     ) -> Arc<TcpSeries> {
         let peer = if inbound {
-            self.from_principal(about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str))
+            self.by_principal(about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str))
         } else {
-            self.from_host(host, peer_uri)
+            self.by_host(host, peer_uri)
         };
         let (path, key) = self.path(inbound, about, Some(cluster), &peer, protocol);
         if let Some(known) = self.tcp.get(&path) {

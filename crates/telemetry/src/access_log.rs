@@ -97,7 +97,9 @@ impl AccessLog {
         };
         pieces
             .filter_map(|piece| match piece {
-                Piece::Header { of: HeaderOf::Request, name, or, .. } => Some([named(name), or.as_ref().and_then(named)]),
+                Piece::Header { of: HeaderOf::Request, name, or, .. } => {
+                    Some([named(name), or.as_ref().and_then(named)])
+                }
                 _ => None,
             })
             .flatten()

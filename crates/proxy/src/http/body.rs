@@ -11,6 +11,28 @@ use upstream::UpstreamBody;
 
 use super::exchange::Exchange;
 
+/// A page of the admin port.
+pub(crate) struct AdminBody(Option<Bytes>);
+
+impl AdminBody {
+    pub(crate) fn new(body: Bytes) -> Self {
+        Self(Some(body))
+    }
+}
+
+impl Body for AdminBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(self.0.take().map(|body| Ok(Frame::data(body))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |body| body.len() as u64))
+    }
+}
+
 /// The body of an answer.
 pub(crate) struct ReplyBody {
     source: Source,

@@ -88,11 +88,6 @@ impl Exchange {
         })
     }
 
-    /// Time since the request came.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-
     /// Keeps the request headers that a log will print.
     pub(crate) fn keep_headers(&mut self, headers: &HeaderMap) {
         for log in &self.manager.logs {
@@ -145,10 +140,10 @@ impl Exchange {
         let mut peers = self.connection.worker.peers.borrow_mut();
         let peer = match (&self.peer, inbound, &self.host) {
             (Some(peer), _, _) => peer.clone(),
-            (None, false, Some(host)) => peers.from_host(host, self.upstream_uri.as_ref()),
-            (None, false, None) => peers.from_principal(None),
+            (None, false, Some(host)) => peers.by_host(host, self.upstream_uri.as_ref()),
+            (None, false, None) => peers.by_principal(None),
             (None, true, _) => {
-                peers.from_principal(about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str))
+                peers.by_principal(about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str))
             }
         };
         let series = peers.http_series(inbound, about, self.cluster.as_deref(), &peer, protocol);

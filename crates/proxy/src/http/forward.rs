@@ -312,7 +312,7 @@ fn learn_peer(connection: &Connection, manager: &HttpManager, exchange: &mut Exc
     headers.remove(&names::PEER_METADATA_ID);
     if let Some(metadata) = headers.remove(&names::PEER_METADATA) {
         let mut peers = connection.worker.peers.borrow_mut();
-        exchange.peer = peers.from_header(&metadata, exchange.upstream_uri.as_deref());
+        exchange.peer = peers.by_header(&metadata, exchange.upstream_uri.as_deref());
     }
 }
 

@@ -177,7 +177,7 @@ fn learn_peer(connection: &Connection, manager: &HttpManager, exchange: &mut Exc
     if let Some(metadata) = headers.remove(&headers::PEER_METADATA) {
         let principal = connection.about.peer.as_ref().and_then(|p| p.uri_sans.first());
         let mut peers = connection.worker.peers.borrow_mut();
-        exchange.peer = peers.from_header(&metadata, principal.map(String::as_str));
+        exchange.peer = peers.by_header(&metadata, principal.map(String::as_str));
     }
 }
 

@@ -1,0 +1,134 @@
+//! What a sidecar is told, from the environment of an injected container.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+use telemetry::Workload;
+
+/// What a sidecar is told.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// The pod's name.
+    pub pod: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its service account.
+    pub service_account: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What made it.
+    pub workload: String,
+    /// The cluster it runs in.
+    pub cluster: String,
+    /// Who vouches for identities.
+    pub trust_domain: String,
+    /// Where istiod is: `HOST:PORT`.
+    pub discovery: String,
+    /// The name in istiod's certificate.
+    pub istiod_name: String,
+    /// The service account's token.
+    pub token: PathBuf,
+    /// Roots by which istiod is verified.
+    pub roots: PathBuf,
+    /// Worker threads.
+    pub workers: usize,
+    /// Life of a certificate to ask for, in seconds; 0 leaves it to istiod.
+    pub certificate_seconds: i64,
+}
+
+/// What is missing or wrong in the environment.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// A variable is missing.
+    #[error("the environment variable {0} is missing; an injected container has it")]
+    Missing(&'static str),
+    /// A variable is malformed.
+    #[error("the environment variable {0} is wrong: {1}")]
+    Wrong(&'static str, String),
+}
+
+impl AgentOptions {
+    /// Reads the environment as Istio's injector fills it.
+    ///
+    /// # Errors
+    /// What is missing or malformed.
+    pub fn from_env() -> Result<Self, OptionsError> {
+        let variable = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
+        let needed = |name: &'static str| variable(name).ok_or(OptionsError::Missing(name));
+        let config: Value = match variable("PROXY_CONFIG") {
+            Some(text) => serde_json::from_str(&text)
+                .map_err(|e| OptionsError::Wrong("PROXY_CONFIG", format!("{e}; it must be JSON")))?,
+            None => Value::Null,
+        };
+        let labels = match variable("ISTIO_METAJSON_LABELS") {
+            Some(text) => {
+                serde_json::from_str(&text).map_err(|e| OptionsError::Wrong("ISTIO_METAJSON_LABELS", e.to_string()))?
+            }
+            None => BTreeMap::new(),
+        };
+        let pod = needed("POD_NAME")?;
+        let ip = needed("INSTANCE_IP")?;
+        let discovery = config.get("discoveryAddress").and_then(Value::as_str).map(str::to_owned);
+        let discovery = discovery.or_else(|| variable("CA_ADDR"));
+        let concurrency = config.get("concurrency").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        let path = |name, default: &str| PathBuf::from(variable(name).unwrap_or_else(|| default.to_owned()));
+        Ok(Self {
+            namespace: needed("POD_NAMESPACE")?,
+            ip: ip.parse().map_err(|_| OptionsError::Wrong("INSTANCE_IP", format!("\"{ip}\" is not an address")))?,
+            service_account: variable("SERVICE_ACCOUNT").unwrap_or_else(|| "default".to_owned()),
+            labels,
+            workload: variable("ISTIO_META_WORKLOAD_NAME").unwrap_or_else(|| pod.clone()),
+            cluster: variable("ISTIO_META_CLUSTER_ID").unwrap_or_else(|| "Kubernetes".to_owned()),
+            trust_domain: variable("TRUST_DOMAIN").unwrap_or_else(|| "cluster.local".to_owned()),
+            discovery: discovery.unwrap_or_else(|| "istiod.istio-system.svc:15012".to_owned()),
+            istiod_name: variable("ISTIOD_SAN").unwrap_or_else(|| "istiod.istio-system.svc".to_owned()),
+            token: path("ISTIO_TOKEN_PATH", "/var/run/secrets/tokens/istio-token"),
+            roots: path("ISTIO_ROOT_CERT_PATH", "/var/run/secrets/istio/root-cert.pem"),
+            // Istio's default of a sidecar is two.
+            workers: concurrency.filter(|n| *n > 0).unwrap_or(2),
+            certificate_seconds: 0,
+            pod,
+        })
+    }
+
+    /// `sidecar~IP~POD.NAMESPACE~NAMESPACE.svc.cluster.local`
+    pub fn node_id(&self) -> String {
+        let Self { ip, pod, namespace, .. } = self;
+        format!("sidecar~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local")
+    }
+
+    /// The node's metadata, under Istio's names.
+    pub fn metadata(&self) -> Value {
+        let labels: Map<String, Value> = self.labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        json!({
+            "NAME": self.pod, "NAMESPACE": self.namespace, "SERVICE_ACCOUNT": self.service_account, "LABELS": labels,
+            "WORKLOAD_NAME": self.workload, "CLUSTER_ID": self.cluster, "INSTANCE_IPS": self.ip.to_string(),
+            "INTERCEPTION_MODE": "REDIRECT", "ISTIO_VERSION": env!("CARGO_PKG_VERSION"), "MESH_ID": self.trust_domain,
+            "PILOT_SAN": [self.istiod_name],
+        })
+    }
+
+    /// The workload as metrics describe it.
+    pub fn telemetry(&self) -> Workload {
+        let label = |keys: &[&str]| keys.iter().find_map(|k| self.labels.get(*k)).map(|v| v.as_str().into());
+        let unknown = Workload::unknown();
+        let app = label(&["app", "app.kubernetes.io/name"]);
+        let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+        let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+        Workload {
+            name: self.workload.as_str().into(),
+            namespace: self.namespace.as_str().into(),
+            principal: format!("spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+                .into(),
+            app: app.unwrap_or_else(|| unknown.app.clone()),
+            version: label(&["version"]).unwrap_or_else(|| unknown.version.clone()),
+            canonical_service: canonical.unwrap_or_else(|| self.workload.as_str().into()),
+            canonical_revision: revision.unwrap_or_else(|| unknown.canonical_revision.clone()),
+            cluster: self.cluster.as_str().into(),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! A sidecar's life: bind, start, follow, serve, drain.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use envoy_api::envoy::config::core::v3::{Extension, Node};
+use envoy_api::google::protobuf::Struct;
+use mtls::SecretStore;
+use proxy::{Proxy, ProxyOptions};
+use telemetry::Telemetry;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use xds::Client;
+
+use crate::channel;
+use crate::dns::{self, Names};
+use crate::follow::Follower;
+use crate::health::{self, Health};
+use crate::identity::Identity;
+use crate::options::AgentOptions;
+
+/// How long connections may finish after SIGTERM (Istio's terminationDrainDuration).
+const DRAIN: Duration = Duration::from_secs(5);
+/// Istio's extensions that the data plane has; istiod sends what is listed.
+const EXTENSIONS: [&str; 4] = ["istio.stats", "istio.alpn", "istio.metadata_exchange", "envoy.filters.http.router"];
+
+/// Runs a sidecar until it is told to end.
+///
+/// # Errors
+/// When a port cannot be had or the mesh's roots cannot be read.
+pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let bind = async |ip, port| {
+        let at = SocketAddr::new(ip, port);
+        TcpListener::bind(at).await.map_err(|e| io::Error::other(format!("cannot listen on {at}: {e}")))
+    };
+    let admin = bind(local, 15000).await?;
+    let agent_ports = [bind(any, 15020).await?, bind(any, 15021).await?, bind(any, 15090).await?];
+    let dns_socket = UdpSocket::bind(SocketAddr::new(local, 15053)).await?;
+
+    let secrets: Arc<SecretStore> = Arc::default();
+    let telemetry = Telemetry::new(options.telemetry());
+    telemetry.gauge("server.state").set(2);
+    let proxy = Proxy::start(ProxyOptions {
+        workers: options.workers,
+        node_id: options.node_id(),
+        telemetry: telemetry.clone(),
+        secrets: secrets.clone(),
+        undecided: Duration::from_millis(100),
+    })?;
+    let complete = Arc::new(AtomicBool::new(false));
+    let health = Arc::new(Health {
+        proxy: proxy.clone(),
+        complete: complete.clone(),
+        draining: AtomicBool::new(false),
+        quit: tokio::sync::Notify::new(),
+    });
+    for listener in agent_ports {
+        tokio::spawn(health::serve(listener, health.clone()));
+    }
+    let ready = health.clone();
+    tokio::spawn(proxy::admin::serve(admin, proxy.clone(), Arc::new(move || ready.is_ready())));
+    tokio::spawn(proxy.clusters().clone().maintain());
+    let names: Arc<Names> = Arc::default();
+    tokio::spawn(dns::serve(dns_socket, names.clone()));
+
+    let channel =
+        channel::istiod(&options.discovery, &options.istiod_name, &options.roots, secrets.certificate("default"))?;
+    let identity = Identity {
+        channel: channel.clone(),
+        secrets: secrets.clone(),
+        token: options.token.clone(),
+        uri: telemetry.local().principal.to_string(),
+        seconds: options.certificate_seconds,
+    };
+    tokio::spawn(identity.keep());
+    let mut follower =
+        Follower { proxy: proxy.clone(), names, token: options.token.clone(), complete, listeners_seen: false };
+    let client = Client { channel, node: node(&options) };
+    let follow = client.run(&mut follower);
+    tracing::info!(node = %options.node_id(), istiod = %options.discovery, "sidecar starts");
+    tokio::select! {
+        () = follow => {}
+        () = told_to_end(&health) => {}
+    }
+    telemetry.gauge("server.state").set(1);
+    health.draining.store(true, Relaxed);
+    proxy.drain();
+    drained(&proxy).await;
+    Ok(())
+}
+
+/// SIGTERM, SIGINT or `/quitquitquit`.
+async fn told_to_end(health: &Health) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        health.quit.notified().await;
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = health.quit.notified() => {}
+    }
+}
+
+/// Until no request is under way, or the drain time is over.
+async fn drained(proxy: &Proxy) {
+    /// Between two looks.
+    const LOOK: Duration = Duration::from_millis(50);
+    let busy = || {
+        proxy
+            .clusters()
+            .clusters()
+            .iter()
+            .any(|c| c.stats.rq_active.load(Relaxed) > 0 || c.stats.cx_active.load(Relaxed) > 0)
+    };
+    let wait = async {
+        // Requests that are just arriving are still served.
+        tokio::time::sleep(LOOK * 4).await;
+        while busy() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN, wait).await;
+}
+
+fn node(options: &AgentOptions) -> Node {
+    let metadata = envoy_api::message_from_json::<Struct>(options.metadata()).ok();
+    let extension = |name: &str| Extension { name: name.to_owned(), ..Extension::default() };
+    Node {
+        id: options.node_id(),
+        cluster: format!("{}.{}", options.workload, options.namespace),
+        metadata,
+        user_agent_name: "meltemi".to_owned(),
+        extensions: EXTENSIONS.into_iter().map(extension).collect(),
+        ..Node::default()
+    }
+}

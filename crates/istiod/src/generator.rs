@@ -1,0 +1,60 @@
+//! What a proxy is sent: the snapshot in force, translated.
+
+use std::sync::Arc;
+
+use citadel::Tokens;
+use envoy_api::envoy::config::core::v3::Node;
+use mesh::Snapshot;
+use parking_lot::RwLock;
+use pilot::Proxy;
+use tonic::Status;
+use xds::{Generator, Resource, Wanted, types};
+
+/// Marks a request that came over TLS; only those must prove who they are, as with Istio's two ports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Secure;
+
+/// Translates the snapshot in force.
+pub(crate) struct Translator {
+    pub(crate) snapshot: RwLock<Snapshot>,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) trust_domain: String,
+}
+
+impl Generator for Translator {
+    type Proxy = Proxy;
+
+    fn admit(
+        &self,
+        node: &Node,
+        metadata: &tonic::metadata::MetadataMap,
+        extensions: &tonic::Extensions,
+    ) -> Result<Proxy, Status> {
+        let proxy = Proxy::from_node(node).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        if extensions.get::<Secure>().is_some() {
+            let caller = citadel::caller(metadata, extensions, &self.tokens, &self.trust_domain)?;
+            if caller.namespace != proxy.namespace || caller.service_account != proxy.service_account {
+                let says = format!("{}/{}", proxy.namespace, proxy.service_account);
+                return Err(Status::permission_denied(format!("{caller} may not connect as a proxy of {says}")));
+            }
+        }
+        Ok(proxy)
+    }
+
+    fn generate(&self, proxy: &Proxy, kind: &str, wanted: &Wanted) -> Vec<Resource> {
+        let snapshot = self.snapshot.read().clone();
+        let names = match wanted {
+            Wanted::Names(names) => names.as_slice(),
+            Wanted::All => &[],
+        };
+        let made = match kind {
+            types::CLUSTER => pilot::clusters(&snapshot, proxy),
+            types::ENDPOINT => pilot::endpoints(&snapshot, proxy, names),
+            types::LISTENER => pilot::listeners(&snapshot, proxy),
+            types::ROUTE => pilot::routes(&snapshot, proxy, names),
+            types::NAME_TABLE => pilot::name_table(&snapshot, proxy),
+            _ => Vec::new(),
+        };
+        made.into_iter().map(|r| Resource { name: r.name, version: r.version, body: r.body }).collect()
+    }
+}

@@ -1,0 +1,208 @@
+//! Binding, wiring, running.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use citadel::{Authority, AuthorityError, CsrService, Limits, PeerCertificate, Tokens};
+use envoy_api::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use envoy_api::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
+use mtls::{CertSlot, RootSlot, ServerTls, SpiffeId};
+use parking_lot::RwLock;
+use sources::{Directory, Loaded};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Status};
+use xds::AdsServer;
+
+use crate::debug;
+use crate::generator::{Secure, Translator};
+use crate::tls;
+
+/// What istiod is called inside a cluster.
+const HOSTS: [&str; 3] = ["istiod.istio-system.svc", "istiod.istio-system.svc.cluster.local", "istiod.istio-system"];
+/// Life of istiod's own certificate; renewed at half of it.
+const SERVING_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// The longest life a workload certificate may have, as Istio's `MAX_WORKLOAD_CERT_TTL`.
+const MAX_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// How the control plane is started.
+#[derive(Clone, Debug)]
+pub struct IstiodOptions {
+    /// Directories or files of YAML.
+    pub sources: Vec<PathBuf>,
+    /// Objects here replace those of the sources.
+    pub overlay: Option<PathBuf>,
+    /// Namespace of objects that name none.
+    pub namespace: String,
+    /// Folder of the certificate authority.
+    pub ca: PathBuf,
+    /// Trust domain of identities.
+    pub trust_domain: String,
+    /// Life of a workload certificate when nothing else is asked for.
+    pub certificate_life: Duration,
+    /// xDS without TLS (15010).
+    pub plain: SocketAddr,
+    /// xDS and certificates over TLS (15012).
+    pub secure: SocketAddr,
+    /// Metrics and debug pages (15014).
+    pub monitoring: SocketAddr,
+    /// Readiness (8080).
+    pub ready: SocketAddr,
+}
+
+/// Why the control plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum IstiodError {
+    /// A port is taken or forbidden.
+    #[error("cannot listen on {0}: {1}; is another istiod running there?")]
+    Bind(SocketAddr, std::io::Error),
+    /// The authority is unusable.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The key of tokens is unusable.
+    #[error("token key: {0}")]
+    Tokens(std::io::Error),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] mtls::TlsError),
+    /// A server ended.
+    #[error("serving failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// A bound control plane.
+pub struct Istiod {
+    options: IstiodOptions,
+    plain: TcpListener,
+    secure: TcpListener,
+    monitoring: TcpListener,
+    ready: TcpListener,
+    authority: Arc<Authority>,
+    tokens: Arc<Tokens>,
+}
+
+/// What the debug pages look at.
+pub(crate) struct State {
+    pub(crate) ads: AdsServer<Translator>,
+    pub(crate) loaded: watch::Receiver<Loaded>,
+    pub(crate) csr: CsrService,
+    pub(crate) started: Instant,
+}
+
+impl Istiod {
+    /// Binds every socket and opens the authority.
+    ///
+    /// # Errors
+    /// When a port cannot be had or the authority is unusable.
+    pub async fn bind(options: IstiodOptions) -> Result<Self, IstiodError> {
+        let authority = Arc::new(Authority::load_or_create(&options.ca, &options.trust_domain)?);
+        let tokens = Arc::new(Tokens::load_or_create(&options.ca).map_err(IstiodError::Tokens)?);
+        let bind = async |at: SocketAddr| TcpListener::bind(at).await.map_err(|e| IstiodError::Bind(at, e));
+        Ok(Self {
+            plain: bind(options.plain).await?,
+            secure: bind(options.secure).await?,
+            monitoring: bind(options.monitoring).await?,
+            ready: bind(options.ready).await?,
+            options,
+            authority,
+            tokens,
+        })
+    }
+
+    /// Serves until a server fails.
+    ///
+    /// # Errors
+    /// When one does.
+    pub async fn run(self) -> Result<(), IstiodError> {
+        let mut directory = Directory::new(self.options.sources.clone(), &self.options.namespace);
+        if let Some(overlay) = &self.options.overlay {
+            directory = directory.with_overlay(overlay.clone());
+        }
+        let mut loaded = sources::watch(directory);
+        let translator = Translator {
+            snapshot: RwLock::new(loaded.borrow().snapshot.clone()),
+            tokens: self.tokens.clone(),
+            trust_domain: self.options.trust_domain.clone(),
+        };
+        let ads = AdsServer::new(translator);
+        let limits = Limits { default: self.options.certificate_life, max: MAX_LIFE };
+        let csr = CsrService::new(self.authority.clone(), self.tokens.clone(), &self.options.trust_domain, limits);
+        let state =
+            Arc::new(State { ads: ads.clone(), loaded: loaded.clone(), csr: csr.clone(), started: Instant::now() });
+        tokio::spawn(debug::serve(self.monitoring, state.clone()));
+        tokio::spawn(debug::serve(self.ready, state));
+        let follow = ads.clone();
+        tokio::spawn(async move {
+            while loaded.changed().await.is_ok() {
+                let snapshot = loaded.borrow_and_update().snapshot.clone();
+                *follow.generator().snapshot.write() = snapshot;
+                follow.notify();
+            }
+        });
+        let config = serving_config(&self.authority, &self.options.trust_domain)?;
+        tracing::info!(secure = %self.options.secure, plain = %self.options.plain, "istiod serves");
+        let plain = builder()
+            .add_service(AggregatedDiscoveryServiceServer::new(ads.clone()))
+            .serve_with_incoming(TcpListenerStream::new(self.plain));
+        let secure = builder()
+            .add_service(AggregatedDiscoveryServiceServer::with_interceptor(ads, identify))
+            .add_service(IstioCertificateServiceServer::with_interceptor(csr, identify))
+            .serve_with_incoming(tls::accept(self.secure, config));
+        tokio::try_join!(plain, secure)?;
+        Ok(())
+    }
+}
+
+fn builder() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .max_concurrent_streams(Some(1024))
+        .initial_stream_window_size(Some(1 << 20))
+}
+
+/// Puts what is known of the connection among the request's extensions.
+#[allow(clippy::result_large_err, clippy::unnecessary_wraps, reason = "tonic's signature")]
+fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
+    let peer = request.extensions().get::<Option<PeerCertificate>>().cloned().flatten();
+    request.extensions_mut().insert(Secure);
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(peer);
+    }
+    Ok(request)
+}
+
+/// TLS of 15012: our own certificate, renewed in time; clients may show theirs.
+fn serving_config(authority: &Arc<Authority>, trust_domain: &str) -> Result<Arc<rustls::ServerConfig>, IstiodError> {
+    let slot = Arc::new(CertSlot::default());
+    let roots = Arc::new(RootSlot::default());
+    roots.set_pem(authority.root_pem())?;
+    let id = SpiffeId::new(trust_domain, "istio-system", "istiod");
+    let renew = {
+        let (authority, slot) = (authority.clone(), slot.clone());
+        move || -> Result<(), IstiodError> {
+            let issued = authority.issue(&id, &HOSTS, SERVING_LIFE)?;
+            Ok(slot.set(&issued.chain, &issued.key)?)
+        }
+    };
+    renew()?;
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(SERVING_LIFE / 2).await;
+            if let Err(error) = renew() {
+                tracing::error!(%error, "istiod's own certificate was not renewed");
+            }
+        }
+    });
+    let tls = ServerTls {
+        cert: slot,
+        roots: Some(roots),
+        require_client_cert: false,
+        sans: Vec::new(),
+        alpn: vec![b"h2".to_vec()],
+    };
+    Ok(tls.build()?)
+}

@@ -1,0 +1,56 @@
+//! TCP echo, optionally speaking first; and the client for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::server::App;
+
+/// Echoes until the client closes, or at a stop signal.
+pub(crate) async fn serve(mut stream: TcpStream, app: &Arc<App>, mut stopping: watch::Receiver<bool>) {
+    if let Some(banner) = &app.banner
+        && stream.write_all(format!("{banner}\r\n").as_bytes()).await.is_err()
+    {
+        return;
+    }
+    let (mut reader, mut writer) = stream.split();
+    tokio::select! {
+        // A failed copy is the client's going away: there is nobody left to tell.
+        _ = tokio::io::copy(&mut reader, &mut writer) => {}
+        _ = stopping.wait_for(|stop| *stop) => {}
+    }
+    let _ = writer.shutdown().await;
+}
+
+/// What the TCP client saw.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) first_byte: Option<Duration>,
+}
+
+/// Connects, sends, and reads until the server closes, `want` bytes have come, or the time is over.
+pub(crate) async fn call(target: &str, send: &[u8], want: usize, timeout: Duration) -> std::io::Result<Answer> {
+    let started = std::time::Instant::now();
+    let work = async {
+        let mut stream = TcpStream::connect(target).await?;
+        stream.write_all(send).await?;
+        let mut answer = Answer { bytes: Vec::new(), first_byte: None };
+        let mut buffer = vec![0; 64 * 1024];
+        while answer.bytes.len() < want {
+            let n = stream.read(&mut buffer).await?;
+            if n == 0 {
+                break;
+            }
+            answer.first_byte.get_or_insert_with(|| started.elapsed());
+            answer.bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
+        }
+        Ok(answer)
+    };
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
+        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no full answer from {target} in {timeout:?}")))
+    })
+}
