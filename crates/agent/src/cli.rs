@@ -29,6 +29,9 @@ enum Command {
         /// Threads that serve connections.
         #[arg(long)]
         concurrency: Option<usize>,
+        /// DNS domain of the pod, such as `production.svc.cluster.local`; taken from POD_NAMESPACE otherwise.
+        #[arg(long)]
+        domain: Option<String>,
     },
     /// Ask the sidecar's admin pages: `request GET /clusters`.
     Request {
@@ -90,6 +93,9 @@ struct Iptables {
     /// Outbound networks left alone.
     #[arg(short = 'x', long = "istio-service-exclude-cidr", default_value = "")]
     except: String,
+    /// Outbound ports captured beside the networks.
+    #[arg(short = 'q', long = "istio-outbound-ports", default_value = "")]
+    ports: String,
     /// Outbound ports left alone.
     #[arg(short = 'o', long = "istio-local-outbound-ports-exclude", default_value = "")]
     ports_except: String,
@@ -124,8 +130,14 @@ fn run(command: Command) -> Result<(), String> {
         Command::Proxy { kind, .. } if kind != "sidecar" => {
             Err(format!("a proxy of kind {kind} is not built; only sidecar is"))
         }
-        Command::Proxy { concurrency, .. } => {
+        Command::Proxy { concurrency, domain, .. } => {
             let mut options = AgentOptions::from_env().map_err(|e| e.to_string())?;
+            let own = format!("{}.svc.cluster.local", options.namespace);
+            if let Some(other) = domain.filter(|d| *d != own) {
+                return Err(format!(
+                    "--domain {other} is not the pod's own domain {own}; other cluster domains are not built"
+                ));
+            }
             if let Some(workers) = concurrency.filter(|n| *n > 0) {
                 options.workers = workers;
             }
@@ -163,6 +175,7 @@ fn iptables(flags: Iptables) -> Result<(), String> {
         inbound_except: flags.inbound_except,
         outbound_networks: flags.networks,
         outbound_except: flags.except,
+        outbound_ports: flags.ports,
         outbound_ports_except: flags.ports_except,
         dns: flags.dns,
     };

@@ -23,6 +23,8 @@ pub struct Capture {
     pub outbound_networks: String,
     /// Outbound networks left alone.
     pub outbound_except: String,
+    /// Outbound ports captured wherever they lead.
+    pub outbound_ports: String,
     /// Outbound ports left alone.
     pub outbound_ports_except: String,
     /// DNS goes to the sidecar.
@@ -41,6 +43,7 @@ impl Default for Capture {
             inbound_except: "15090,15021,15020".to_owned(),
             outbound_networks: "*".to_owned(),
             outbound_except: String::new(),
+            outbound_ports: String::new(),
             outbound_ports_except: String::new(),
             dns: false,
         }
@@ -159,6 +162,9 @@ fn outbound(capture: &Capture, rule: &mut impl FnMut(&str)) {
         rule("ISTIO_OUTPUT -p tcp --dport 53 -j REDIRECT --to-ports 15053");
     }
     rule("ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN");
+    for port in list(&capture.outbound_ports) {
+        rule(&format!("ISTIO_OUTPUT -p tcp --dport {port} -j ISTIO_REDIRECT"));
+    }
     for network in list(&capture.outbound_except) {
         rule(&format!("ISTIO_OUTPUT -d {network} -j RETURN"));
     }

@@ -102,9 +102,8 @@ fn syncz(state: &State) -> Value {
             row[format!("{name}_sent")] = json!(sent);
             row[format!("{name}_acked")] = json!(acked);
             row[format!("{name}_status")] = json!(of(kind).word());
+            row[format!("{name}_error")] = json!(of(kind).error.unwrap_or_default());
         }
-        let errors = c.types.iter().filter_map(|(kind, status)| Some((kind.clone(), json!(status.error.as_ref()?))));
-        row["errors"] = Value::Object(errors.collect());
         row
     };
     let mut rows: Vec<ConnectionStatus> = state.ads.connections();
@@ -130,10 +129,13 @@ fn problems(state: &State) -> Value {
     let loaded = state.loaded.borrow();
     let refused =
         loaded.problems.iter().map(|p| json!({"file": p.file, "line": p.line, "column": p.column, "reason": p.reason}));
-    let unbuilt = pilot::unsupported(&loaded.snapshot);
-    let unbuilt = unbuilt.iter().map(
-        |u| json!({"object": format!("{} {}/{}", u.kind, u.namespace, u.name), "field": u.pointer, "reason": u.reason}),
-    );
+    let unbuilt = pilot::unsupported(&loaded.snapshot).into_iter().map(|u| {
+        let key = (u.kind.to_string(), u.namespace.to_string(), u.name.to_string());
+        let origin = loaded.resources.iter().find(|(r, _)| r.key() == key).map(|(_, o)| o.clone()).unwrap_or_default();
+        let field = u.pointer.trim_start_matches('/').replace('/', ".");
+        let reason = format!("{} {}/{}: {field}: {}", u.kind, u.namespace, u.name, u.reason);
+        json!({"file": origin.file, "line": origin.line, "column": origin.column, "reason": reason})
+    });
     Value::Array(refused.chain(unbuilt).collect())
 }
 

@@ -1,2 +1,66 @@
-//! main
-fn main() {}
+//! One binary that is the whole mesh: istiod, pilot-agent, istioctl and the laptop mesh, by sub-command or by the name
+//! it is called by.
+
+mod identity;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use laptop::LaptopCommand;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Parts with a command line of their own.
+const PARTS: [&str; 4] = ["istiod", "pilot-agent", "istioctl", "app"];
+
+/// Meltemi: a service mesh that takes Istio's API. Also: `meltemi istiod|pilot-agent|istioctl|app ...`.
+#[derive(Debug, Parser)]
+#[command(name = "meltemi", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: LaptopCommand,
+}
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = |a: &OsString| Path::new(a).file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+    let mut part = arguments.first().map(name).unwrap_or_default();
+    if !PARTS.contains(&part.as_str()) {
+        part = arguments.get(1).and_then(|a| a.to_str()).unwrap_or_default().to_owned();
+        if PARTS.contains(&part.as_str()) {
+            arguments.remove(0);
+        }
+    }
+    match part.as_str() {
+        "istiod" => {
+            log("info");
+            istiod::cli(arguments)
+        }
+        "pilot-agent" => {
+            log("info");
+            agent::cli(arguments)
+        }
+        "app" => testapp::cli(arguments),
+        _ => {
+            log("warn");
+            match Arguments::try_parse_from(arguments) {
+                Ok(arguments) => laptop::run_command(arguments.command, identity::of),
+                Err(error) => {
+                    // Without a terminal nobody reads it.
+                    let _ = error.print();
+                    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+                }
+            }
+        }
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses.
+fn log(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}

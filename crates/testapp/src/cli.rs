@@ -136,6 +136,21 @@ struct Tcp {
     /// Longest wait.
     #[arg(long, value_parser = parse_span, default_value = "5s")]
     timeout: Duration,
+    /// How many connections.
+    #[arg(short = 'n', long = "count")]
+    count: Option<u64>,
+    /// For how long.
+    #[arg(long, value_parser = parse_span)]
+    duration: Option<Duration>,
+    /// Connections a second.
+    #[arg(long, default_value_t = 10.0)]
+    rate: f64,
+    /// Report as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Report after each interval too, as a line of JSON.
+    #[arg(long, value_parser = parse_span)]
+    every: Option<Duration>,
 }
 
 /// Runs `meltemi app ARGS`; `args` start with the program's name.
@@ -281,6 +296,24 @@ async fn get_once(options: &ClientOptions, include: bool) -> ExitCode {
 async fn call_tcp(options: Tcp) -> ExitCode {
     use std::io::Write;
     let want = options.want.unwrap_or(options.data.len().max(1));
+    if options.count.is_some() || options.duration.is_some() {
+        let load = tcp::Load {
+            target: options.target,
+            data: options.data.into_bytes(),
+            want,
+            timeout: options.timeout,
+            count: options.count,
+            duration: options.duration,
+            rate: options.rate,
+            every: options.every,
+        };
+        let report = load.run(&|report| println!("{}", serde_json::to_string(&report).unwrap_or_default())).await;
+        match options.json {
+            true => println!("{}", serde_json::to_string(&report).unwrap_or_default()),
+            false => print!("{report}"),
+        }
+        return if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(22) };
+    }
     match tcp::call(&options.target, options.data.as_bytes(), want, options.timeout).await {
         Ok(answer) if answer.bytes.is_empty() => {
             eprintln!("meltemi app tcp: {} closed the connection without a byte", options.target);

@@ -1,12 +1,13 @@
 //! TCP echo, optionally speaking first; and the client for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::report::{Report, Tally};
 use crate::server::App;
 
 /// Echoes until the client closes, or at a stop signal.
@@ -34,7 +35,7 @@ pub(crate) struct Answer {
 
 /// Connects, sends, and reads until the server closes, `want` bytes have come, or the time is over.
 pub(crate) async fn call(target: &str, send: &[u8], want: usize, timeout: Duration) -> std::io::Result<Answer> {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let work = async {
         let mut stream = TcpStream::connect(target).await?;
         stream.write_all(send).await?;
@@ -53,4 +54,48 @@ pub(crate) async fn call(target: &str, send: &[u8], want: usize, timeout: Durati
     tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
         Err(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no full answer from {target} in {timeout:?}")))
     })
+}
+
+/// Connections one after another, at a rate.
+pub(crate) struct Load {
+    pub(crate) target: String,
+    pub(crate) data: Vec<u8>,
+    pub(crate) want: usize,
+    pub(crate) timeout: Duration,
+    pub(crate) count: Option<u64>,
+    pub(crate) duration: Option<Duration>,
+    pub(crate) rate: f64,
+    pub(crate) every: Option<Duration>,
+}
+
+impl Load {
+    /// Runs to the end; `tell` gets the counts of each interval.
+    pub(crate) async fn run(&self, tell: &dyn Fn(Report)) -> Report {
+        let started = Instant::now();
+        let (mut whole, mut interval) = (Tally::default(), Tally::default());
+        let mut told = started;
+        for turn in 0..self.count.unwrap_or(u64::MAX) {
+            let at = started + Duration::from_secs_f64(turn as f64 / self.rate.max(0.001));
+            if self.duration.is_some_and(|limit| at.duration_since(started) >= limit) {
+                break;
+            }
+            tokio::time::sleep_until(at.into()).await;
+            let sent = Instant::now();
+            let result = call(&self.target, &self.data, self.want, self.timeout).await;
+            for tally in [&mut whole, &mut interval] {
+                match &result {
+                    Ok(answer) if answer.bytes.len() >= self.want => {
+                        tally.answered("ok", true, None, None, sent.elapsed())
+                    }
+                    Ok(_) => tally.failed("the server closed the connection before it had answered"),
+                    Err(error) => tally.failed(&error.to_string()),
+                }
+            }
+            if self.every.is_some_and(|every| told.elapsed() >= every) {
+                tell(interval.take(told.elapsed()));
+                told = Instant::now();
+            }
+        }
+        whole.take(started.elapsed())
+    }
 }

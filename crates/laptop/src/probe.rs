@@ -1,0 +1,103 @@
+//! Is it ready? Asked from inside the pod, where the way to the application does not lead through the sidecar.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use net::netns::{Place, place, run_in};
+
+use crate::model::{Container, Probe, resolve_port};
+
+/// An answer's size that is read at most.
+const MAX_ANSWER: u64 = 64 << 20;
+
+/// What is asked, with the port found.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// `GET path` at this port.
+    Http(u16, String),
+    /// A connection to this port.
+    Tcp(u16),
+    /// This command's end.
+    Exec(Vec<String>),
+}
+
+impl Question {
+    /// Of a container's probe; `None` when it asks nothing that can be asked.
+    pub fn of(probe: &Probe, container: &Container) -> Option<Self> {
+        let port = |value| resolve_port(value, std::slice::from_ref(container));
+        if let Some(http) = &probe.http_get {
+            let path = if http.path.is_empty() { "/".to_owned() } else { http.path.clone() };
+            return Some(Self::Http(port(&http.port)?, path));
+        }
+        if let Some(tcp) = &probe.tcp_socket {
+            return Some(Self::Tcp(port(&tcp.port)?));
+        }
+        probe.exec.as_ref().map(|exec| Self::Exec(exec.command.clone()))
+    }
+
+    /// Asks, from inside the pod. Blocks for at most `timeout`.
+    pub fn ask(&self, address: Ipv4Addr, at: &Place, timeout: Duration) -> bool {
+        match self {
+            Self::Http(port, path) => {
+                let target = SocketAddr::from((address, *port));
+                inside(at, || http_get(target, path, timeout)).is_ok_and(|(status, _)| (200..400).contains(&status))
+            }
+            Self::Tcp(port) => {
+                let target = SocketAddr::from((address, *port));
+                inside(at, || TcpStream::connect_timeout(&target, timeout)).is_ok()
+            }
+            Self::Exec(command) => run(command, at, timeout).unwrap_or(false),
+        }
+    }
+}
+
+/// Does network work in the network namespace of `at`.
+pub fn inside<T: Send>(at: &Place, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    match &at.net {
+        Some(path) => run_in(Path::new(path), work)?,
+        None => work(),
+    }
+}
+
+fn run(command: &[String], at: &Place, timeout: Duration) -> io::Result<bool> {
+    let Some((program, args)) = command.split_first() else { return Ok(false) };
+    let mut command = std::process::Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    place(&mut command, at)?;
+    let mut child = command.spawn()?;
+    let deadline = std::time::Instant::now() + timeout;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.success());
+        }
+        if std::time::Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A plain `GET`: the status and the body.
+///
+/// # Errors
+/// What the sockets say; `InvalidData` for what is not HTTP.
+pub fn http_get(target: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect_timeout(&target, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    // HTTP/1.0: the body ends with the connection, so there is nothing to decode.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {target}\r\nUser-Agent: meltemi-probe\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    let not_http = || io::Error::new(io::ErrorKind::InvalidData, format!("{target} did not answer in HTTP"));
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(not_http)?;
+    let head = String::from_utf8_lossy(answer.get(..end).unwrap_or_default()).into_owned();
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(not_http)?;
+    answer.drain(..end + 4);
+    Ok((status, answer))
+}

@@ -1,0 +1,185 @@
+//! Who gets a sidecar, and how it is started: Istio's injection rules, environment and redirection, on a laptop.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+
+use crate::model::{Namespace, Template};
+
+/// The user and group that the sidecar runs as; what they send is not captured.
+pub const SIDECAR_ID: u32 = 1337;
+/// The container's name.
+pub const CONTAINER: &str = "istio-proxy";
+/// Names a stock Envoy to be run as the pod's proxy in place of our own.
+const ENVOY_ANNOTATION: &str = "meltemi.dev/envoy";
+/// Where the sidecar finds istiod.
+const DISCOVERY: &str = "istiod.istio-system.svc:15012";
+
+/// Istio's decision: the pod's own word goes before its namespace's, a namespace that says "disabled" before all.
+pub fn is_injected(namespace: &Namespace, template: &Template) -> bool {
+    if template.spec.get("hostNetwork").and_then(Value::as_bool) == Some(true) || namespace.never_injected {
+        return false;
+    }
+    let word = |map: &BTreeMap<String, String>| map.get("sidecar.istio.io/inject").map(String::as_str).map(truth);
+    word(&template.labels).or_else(|| word(&template.annotations)).unwrap_or(namespace.injected)
+}
+
+fn truth(text: &str) -> bool {
+    matches!(text, "true" | "y" | "yes" | "on" | "1")
+}
+
+/// What the sidecar must know of its pod.
+#[derive(Debug)]
+pub struct About<'a> {
+    /// The pod's name.
+    pub pod: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The Deployment's name.
+    pub workload: &'a str,
+    /// The pod's labels as istiod sees them.
+    pub labels: &'a BTreeMap<String, String>,
+    /// What it was made from.
+    pub template: &'a Template,
+    /// The trust domain of the mesh.
+    pub trust_domain: &'a str,
+}
+
+/// Arguments of `pilot-agent`.
+pub fn arguments(about: &About<'_>) -> Vec<String> {
+    let domain = format!("{}.svc.cluster.local", about.namespace);
+    let mut args = vec!["proxy".to_owned(), "sidecar".to_owned(), "--domain".to_owned(), domain];
+    if let Some(path) = about.template.annotations.get(ENVOY_ANNOTATION) {
+        args.extend(["--envoy".to_owned(), path.clone()]);
+    }
+    args
+}
+
+/// The environment that Istio's injector gives the sidecar.
+pub fn environment(about: &About<'_>) -> BTreeMap<String, String> {
+    let ports: Vec<Value> = about
+        .template
+        .containers
+        .iter()
+        .flat_map(|c| &c.ports)
+        .map(|p| match p.name.as_str() {
+            "" => json!({"containerPort": p.container_port}),
+            name => json!({"name": name, "containerPort": p.container_port}),
+        })
+        .collect();
+    let containers: Vec<&str> = about.template.containers.iter().map(|c| c.name.as_str()).collect();
+    let owner = format!("kubernetes://apis/apps/v1/namespaces/{}/deployments/{}", about.namespace, about.workload);
+    let pairs = [
+        ("POD_NAME", about.pod.to_owned()),
+        ("POD_NAMESPACE", about.namespace.to_owned()),
+        ("INSTANCE_IP", about.address.to_string()),
+        ("HOST_IP", crate::address::GATEWAY.to_string()),
+        ("SERVICE_ACCOUNT", about.template.service_account.clone()),
+        ("PILOT_CERT_PROVIDER", "istiod".to_owned()),
+        ("CA_ADDR", DISCOVERY.to_owned()),
+        ("TRUST_DOMAIN", about.trust_domain.to_owned()),
+        ("PROXY_CONFIG", proxy_config(about.template)),
+        ("ISTIO_META_POD_PORTS", Value::from(ports).to_string()),
+        ("ISTIO_META_APP_CONTAINERS", containers.join(",")),
+        ("ISTIO_META_CLUSTER_ID", "Kubernetes".to_owned()),
+        ("ISTIO_META_NODE_NAME", "laptop".to_owned()),
+        ("ISTIO_META_INTERCEPTION_MODE", "REDIRECT".to_owned()),
+        ("ISTIO_META_WORKLOAD_NAME", about.workload.to_owned()),
+        ("ISTIO_META_OWNER", owner),
+        ("ISTIO_META_MESH_ID", about.trust_domain.to_owned()),
+        ("ISTIO_METAJSON_LABELS", json!(about.labels).to_string()),
+        ("ISTIO_METAJSON_ANNOTATIONS", json!(about.template.annotations).to_string()),
+        ("PATH", std::env::var("PATH").unwrap_or_default()),
+        ("HOME", "/".to_owned()),
+    ];
+    let mut env: BTreeMap<_, _> = pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    // A person who debugs sets these for the whole mesh.
+    for name in ["RUST_LOG", "RUST_BACKTRACE"] {
+        if let Ok(value) = std::env::var(name) {
+            env.insert(name.to_owned(), value);
+        }
+    }
+    env
+}
+
+/// The mesh's proxy configuration with the pod's annotation `proxy.istio.io/config` laid over it.
+fn proxy_config(template: &Template) -> String {
+    let mut config = json!({"discoveryAddress": DISCOVERY, "terminationDrainDuration": "5s"});
+    let annotation = template.annotations.get("proxy.istio.io/config");
+    let over: Option<Value> = annotation.and_then(|text| serde_saphyr::from_str(text).ok());
+    if let (Some(Value::Object(over)), Value::Object(config)) = (over, &mut config) {
+        config.extend(over);
+    }
+    config.to_string()
+}
+
+/// Arguments of `pilot-agent istio-iptables`, with the annotations that change what is captured.
+pub fn redirection(template: &Template) -> Vec<String> {
+    let given = |name: &str| template.annotations.get(&format!("traffic.sidecar.istio.io/{name}")).cloned();
+    let excluded_inbound = match given("excludeInboundPorts") {
+        Some(more) if !more.is_empty() => format!("15090,15021,15020,{more}"),
+        _ => "15090,15021,15020".to_owned(),
+    };
+    let id = SIDECAR_ID.to_string();
+    let flags = [
+        ("-p", "15001".to_owned()),
+        ("-z", "15006".to_owned()),
+        ("-u", id.clone()),
+        ("-g", id),
+        ("-m", "REDIRECT".to_owned()),
+        ("-i", given("includeOutboundIPRanges").unwrap_or_else(|| "*".to_owned())),
+        ("-x", given("excludeOutboundIPRanges").unwrap_or_default()),
+        ("-b", given("includeInboundPorts").unwrap_or_else(|| "*".to_owned())),
+        ("-d", excluded_inbound),
+        ("-q", given("includeOutboundPorts").unwrap_or_default()),
+        ("-o", given("excludeOutboundPorts").unwrap_or_default()),
+    ];
+    let mut args = vec!["istio-iptables".to_owned()];
+    args.extend(
+        flags
+            .into_iter()
+            .filter(|(flag, value)| !value.is_empty() || *flag == "-x")
+            .flat_map(|(f, v)| [f.to_owned(), v]),
+    );
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> Template {
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Template { labels: map(labels), annotations: map(annotations), ..Template::default() }
+    }
+
+    #[test]
+    fn the_pod_overrides_its_namespace_unless_that_forbids() {
+        let on = Namespace { injected: true, never_injected: false };
+        let off = Namespace::default();
+        let never = Namespace { injected: false, never_injected: true };
+        let inject = "sidecar.istio.io/inject";
+        assert!(is_injected(&on, &template(&[], &[])));
+        assert!(!is_injected(&off, &template(&[], &[])));
+        assert!(!is_injected(&on, &template(&[(inject, "false")], &[])));
+        assert!(is_injected(&off, &template(&[(inject, "true")], &[])));
+        assert!(!is_injected(&never, &template(&[(inject, "true")], &[])));
+        assert!(!is_injected(&on, &template(&[], &[(inject, "false")])));
+    }
+
+    #[test]
+    fn annotations_change_what_is_captured() {
+        let args = redirection(&template(&[], &[("traffic.sidecar.istio.io/excludeOutboundPorts", "3306")])).join(" ");
+        assert!(args.contains("-d 15090,15021,15020"), "{args}");
+        assert!(args.contains("-o 3306"), "{args}");
+    }
+
+    #[test]
+    fn the_annotation_is_laid_over_the_proxy_config() {
+        let config = proxy_config(&template(&[], &[("proxy.istio.io/config", "concurrency: 3\n")]));
+        assert!(config.contains("\"concurrency\":3") && config.contains(DISCOVERY), "{config}");
+    }
+}
