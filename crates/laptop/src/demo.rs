@@ -195,7 +195,9 @@ fn mutual_tls(mesh: &Mesh, pod: &Pod) -> Option<bool> {
     let mut outbound = text.lines().filter(|line| {
         let counted =
             line.starts_with("istio_requests_total{") || line.starts_with("istio_tcp_connections_opened_total{");
-        counted && line.contains("reporter=\"source\"")
+        // A call that reached nobody has no principal at its other end.
+        let reached = line.contains("response_flags=\"-\"");
+        counted && reached && line.contains("reporter=\"source\"")
     });
     let first = outbound.next()?;
     let secure = |line: &str| !line.contains("destination_principal=\"unknown\"");

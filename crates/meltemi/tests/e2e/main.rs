@@ -1,0 +1,10 @@
+//! The laptop mesh, end to end: real namespaces, real interception, real mTLS, driven by the seed's YAML.
+//!
+//! Needs root (or a user namespace with a range of ids) and `ip`, `nft`, `iptables-restore`; run by `scripts/test` with
+//! `--ignored`, one at a time.
+
+mod edits;
+mod routing;
+mod security;
+mod shop;
+mod survival;

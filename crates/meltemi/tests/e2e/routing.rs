@@ -1,0 +1,89 @@
+//! The seed's traffic rules.
+
+use crate::shop::{Shop, count, report};
+
+#[test]
+#[ignore = "needs root and network namespaces; scripts/test runs it"]
+fn canary_retries_timeouts_and_ejection_follow_the_seed() {
+    let shop = Shop::up(|_| {});
+
+    let canary = shop.load(&["-H", "x-canary-user: true", "-n", "300", "-c", "8"]);
+    assert_eq!(count(&canary, "/versions/v2"), 300, "{canary}");
+    let split = shop.load(&["-n", "10000", "-c", "16"]);
+    assert_eq!(count(&split, "/ok"), 10_000, "{split}");
+    let v2 = count(&split, "/versions/v2");
+    assert!((900..=1100).contains(&v2), "{v2} of 10000 reached v2");
+
+    // Each of the two pods fails this request once: the third try succeeds.
+    let retried = shop.app(
+        "production",
+        "deploy/order-service",
+        &["get", "http://payment-api:8080/pay", "-H", "x-app-fail-first: 1", "-H", "x-request-id: retry-me", "-i"],
+    );
+    assert!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    let body = String::from_utf8_lossy(&retried.stdout).to_lowercase();
+    assert!(body.contains("\"x-envoy-attempt-count\":\"3\""), "{body}");
+
+    // All tries fail: the last answer, and the log says that retries are exhausted.
+    let failed = shop.app(
+        "production",
+        "deploy/order-service",
+        &["get", "http://payment-api:8080/pay", "-H", "x-app-status: 503", "-H", "x-request-id: always-fails"],
+    );
+    assert!(!failed.status.success());
+    shop.until("the log of the failed request", || {
+        shop.proxy_logs("order-service")
+            .lines()
+            .any(|l| l.contains("always-fails") && l.contains("\"response_flags\":\"URX\""))
+    });
+
+    ejection(&shop);
+    server_first(&shop);
+}
+
+/// A pod that answers five times 5xx in a row gets nothing more, and no more than half of the pods are put aside.
+fn ejection(shop: &Shop) {
+    let victims = shop.pods("payment-api-v2");
+    let break_it = |pod: &str, status: u16| {
+        let url = format!("http://127.0.0.1:8080/fail?status={status}");
+        let done = shop.app("production", pod, &["get", &url, "-X", "POST"]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    break_it(&victims[0], 500);
+    shop.load(&["-H", "x-canary-user: true", "-n", "40", "-c", "1"]);
+    let after = shop.load(&["-H", "x-canary-user: true", "-n", "100", "-c", "4"]);
+    assert_eq!(count(&after, "/pods").max(count(&after, &format!("/pods/{}", victims[0]))), 0, "{after}");
+    assert_eq!(count(&after, "/ok"), 100, "{after}");
+    // The second is as bad, but one of two is out already.
+    break_it(&victims[1], 500);
+    let both = shop.load(&["-H", "x-canary-user: true", "-n", "30", "-c", "1"]);
+    assert_eq!(count(&both, &format!("/pods/{}", victims[0])), 0, "{both}");
+    assert_eq!(count(&both, "/statuses/500"), 30, "the second pod still gets everything: {both}");
+    for victim in &victims {
+        break_it(victim, 0);
+    }
+    // Back after the base ejection time.
+    shop.until("the ejected pod to come back", || {
+        let now = shop.load(&["-H", "x-canary-user: true", "-n", "20", "-c", "1"]);
+        count(&now, &format!("/pods/{}", victims[0])) > 0
+    });
+}
+
+/// A protocol in which the server speaks first does not hang on a port whose protocol is not declared.
+fn server_first(shop: &Shop) {
+    let said = shop.app("production", "deploy/order-service", &["tcp", "greeter:7000", "--want", "7"]);
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "welcome", "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[test]
+#[ignore = "needs root and network namespaces; scripts/test runs it"]
+fn http2_and_grpc_take_the_same_rules() {
+    let shop = Shop::up(|_| {});
+    for extra in [["--h2"], ["--grpc"]] {
+        let mut words =
+            vec!["get", "http://payment-api:8080/pay", "--json", "-H", "x-canary-user: true", "-n", "100", "-c", "4"];
+        words.extend(extra);
+        let loaded = report(&shop.app("production", "deploy/order-service", &words));
+        assert_eq!(count(&loaded, "/ok"), 100, "{extra:?}: {loaded}");
+    }
+}
