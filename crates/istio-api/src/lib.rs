@@ -4,12 +4,15 @@
 //! wrong with a value is said by [`validate`]. This crate knows nothing of what the resources mean together.
 
 pub mod duration;
+pub mod edge;
+pub mod extensions;
 pub mod kubernetes;
 pub mod mesh;
 pub mod networking;
 pub mod object;
 pub mod security;
+pub mod service_entry;
 pub mod validate;
 pub mod yaml;
 
-pub use object::{Object, ObjectMeta, Origin, Resource, read};
+pub use object::{Object, ObjectMeta, Origin, Resource, read, schema};

@@ -1,5 +1,8 @@
 //! What a single resource must fulfil, as Istio's validation has it.
 
+mod security;
+mod service_entry;
+
 use crate::networking::{Destination, DestinationRule, HttpRoute, StringMatch, VirtualService};
 use crate::object::Resource;
 use crate::security::{AuthorizationPolicy, PeerAuthentication};
@@ -26,8 +29,17 @@ pub fn resource(resource: &Resource) -> Vec<FieldError> {
     match resource {
         Resource::VirtualService(o) => virtual_service(&o.spec, &mut found),
         Resource::DestinationRule(o) => destination_rule(&o.spec, &mut found),
-        Resource::PeerAuthentication(o) => peer_authentication(&o.spec, &mut found),
-        Resource::AuthorizationPolicy(o) => authorization_policy(&o.spec, &mut found),
+        Resource::PeerAuthentication(o) => {
+            security::selector(o.spec.selector.as_ref(), &mut found);
+            peer_authentication(&o.spec, &mut found);
+        }
+        Resource::AuthorizationPolicy(o) => {
+            security::authorization(&o.spec, &mut found);
+            authorization_policy(&o.spec, &mut found);
+        }
+        Resource::RequestAuthentication(o) => security::request_authentication(&o.spec, &mut found),
+        Resource::ServiceEntry(o) => service_entry::service_entry(&o.spec, &mut found),
+        Resource::WorkloadEntry(o) => service_entry::entry(&o.spec, "/spec", &mut found),
         _ => {}
     }
     found

@@ -71,6 +71,12 @@ impl Document {
         }
     }
 
+    /// The same without members that are null: to Kubernetes they are absent.
+    #[must_use]
+    pub fn without_nulls(&self) -> Self {
+        Self { value: prune(self.value.clone()), places: self.places.clone() }
+    }
+
     /// The part of the document at a pointer, as a document of its own.
     pub fn part(&self, pointer: &str) -> Option<Self> {
         let value = self.value.pointer(pointer)?.clone();
@@ -113,6 +119,16 @@ pub fn parse(text: &str) -> Result<Vec<Document>, YamlError> {
         document
     });
     Ok(documents.filter(|d| !d.value.is_null()).collect())
+}
+
+fn prune(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            Value::Object(map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, prune(v))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(prune).collect()),
+        other => other,
+    }
 }
 
 /// A value with the places of all values inside.

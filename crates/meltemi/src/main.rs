@@ -44,6 +44,10 @@ fn main() -> ExitCode {
             log("info");
             agent::cli(arguments)
         }
+        "istioctl" => {
+            log("warn");
+            istioctl::cli(arguments)
+        }
         "app" => testapp::cli(arguments),
         _ => {
             log("warn");

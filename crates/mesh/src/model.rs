@@ -37,16 +37,23 @@ impl Protocol {
         let name = port.name.as_deref().unwrap_or_default();
         let prefix = |n: &str| Self::named(n.split('-').next().unwrap_or_default());
         let whole = if name.starts_with("grpc-web") { Some(Self::GrpcWeb) } else { prefix(name) };
-        declared.or(whole).unwrap_or(Self::Auto)
+        // Servers speak first on the well-known ports of SMTP, DNS, MySQL and MongoDB, or are no HTTP: no detection.
+        let unnamed = if [25, 53, 3306, 27017].contains(&port.port) { Self::Tcp } else { Self::Auto };
+        declared.or(whole).unwrap_or(unnamed)
+    }
+
+    /// The protocol of a ServiceEntry's port; without one it is found out per connection.
+    pub(crate) fn declared(name: &str) -> Self {
+        Self::named(name).unwrap_or(Self::Auto)
     }
 
     fn named(name: &str) -> Option<Self> {
         Some(match name.to_ascii_lowercase().as_str() {
-            "http" => Self::Http,
+            "http" | "kubernetes.io/ws" => Self::Http,
             "http2" | "h2c" | "kubernetes.io/h2c" => Self::Http2,
             "grpc" => Self::Grpc,
             "grpc-web" => Self::GrpcWeb,
-            "https" => Self::Https,
+            "https" | "kubernetes.io/wss" => Self::Https,
             "tcp" => Self::Tcp,
             "tls" => Self::Tls,
             "udp" => Self::Udp,

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use istio_api::mesh::MeshConfig;
 use istio_api::networking::{DestinationRule, VirtualService};
 use istio_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+use istio_api::service_entry::{ServiceEntry, WorkloadEntry};
 use istio_api::{Object, Resource};
 
+use crate::entry::{self, Declared};
 use crate::model::{Endpoint, Service, exported};
 use crate::policy::{self, Authorization, MergedDestinationRule, MtlsMode};
 use crate::workload::Workload;
@@ -26,6 +28,11 @@ struct Inner {
     services: Vec<Arc<Service>>,
     by_host: HashMap<String, Arc<Service>>,
     workloads: Vec<Arc<Workload>>,
+    by_name: HashMap<(String, String), Arc<Workload>>,
+    by_ip: HashMap<IpAddr, Arc<Workload>>,
+    entries: Vec<Arc<Object<ServiceEntry>>>,
+    declared: HashMap<String, Declared>,
+    own_workloads: Vec<Arc<Object<WorkloadEntry>>>,
     virtual_services: Vec<Arc<Object<VirtualService>>>,
     rules: MergedRules,
     peers: Vec<Arc<Object<PeerAuthentication>>>,
@@ -64,6 +71,8 @@ impl Snapshot {
                 Resource::PeerAuthentication(o) => inner.peers.push(o.clone()),
                 Resource::AuthorizationPolicy(o) => inner.policies.push(o.clone()),
                 Resource::RequestAuthentication(o) => inner.tokens.push(o.clone()),
+                Resource::ServiceEntry(o) => inner.entries.push(o.clone()),
+                Resource::WorkloadEntry(o) => inner.own_workloads.push(o.clone()),
                 _ => {}
             }
         }
@@ -71,7 +80,15 @@ impl Snapshot {
         oldest_first(&mut rules);
         oldest_first(&mut inner.peers);
         inner.policies.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-        inner.by_host = inner.services.iter().map(|s| (s.host.clone(), s.clone())).collect();
+        oldest_first(&mut inner.entries);
+        for declared in entry::declare(&inner.entries, &trust_domain) {
+            inner.services.push(declared.service.clone());
+            // Where several namespaces declare a host, the oldest entry is what the host means.
+            inner.declared.entry(declared.service.host.clone()).or_insert(declared);
+        }
+        inner.by_name = inner.workloads.iter().map(|w| ((w.namespace.clone(), w.name.clone()), w.clone())).collect();
+        inner.by_ip = inner.workloads.iter().map(|w| (w.ip, w.clone())).collect();
+        inner.by_host = inner.services.iter().rev().map(|s| (s.host.clone(), s.clone())).collect();
         inner.rules = policy::merge(&rules, full_host);
         Self(Arc::new(inner))
     }
@@ -118,12 +135,12 @@ impl Snapshot {
 
     /// A workload by namespace and name.
     pub fn workload(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
-        self.0.workloads.iter().find(|w| w.namespace == namespace && w.name == name)
+        self.0.by_name.get(&(namespace.to_owned(), name.to_owned()))
     }
 
     /// A workload by address.
     pub fn workload_by_ip(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
-        self.0.workloads.iter().find(|w| w.ip == ip)
+        self.0.by_ip.get(&ip)
     }
 
     /// Where a port of a service can be reached.
@@ -143,7 +160,30 @@ impl Snapshot {
             })
         };
         // Kubernetes takes a pod out of a Service while it is not ready.
-        behind.filter_map(endpoint).filter(|e| e.ready).collect()
+        let mut all: Vec<Endpoint> = behind.filter_map(endpoint).filter(|e| e.ready).collect();
+        if let Some(declared) = self.0.declared.get(host) {
+            all.extend(declared.endpoints.get(&port.port).into_iter().flatten().cloned());
+            all.extend(
+                self.selected_entries(service).map(|o| {
+                    entry::endpoint(&o.spec, &o.metadata.name, &o.metadata.namespace, port, self.trust_domain())
+                }),
+            );
+        }
+        all
+    }
+
+    /// The WorkloadEntries that the selector of a service names.
+    fn selected_entries<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Arc<Object<WorkloadEntry>>> {
+        self.0.own_workloads.iter().filter(|o| {
+            !service.selector.is_empty()
+                && o.metadata.namespace == service.namespace
+                && service.selector.iter().all(|(key, value)| o.spec.labels.get(key) == Some(value))
+        })
+    }
+
+    /// All ServiceEntries, oldest first.
+    pub fn service_entries(&self) -> impl Iterator<Item = &Arc<Object<ServiceEntry>>> {
+        self.0.entries.iter()
     }
 
     /// All VirtualServices, oldest first.

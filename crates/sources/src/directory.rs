@@ -1,7 +1,8 @@
 //! Several paths as one set of resources.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -44,8 +45,9 @@ pub struct Loaded {
     pub problems: Arc<Vec<Problem>>,
 }
 
-/// When a file was last changed, and its size: what tells whether it must be read again.
-type Stamp = (Option<SystemTime>, u64);
+/// When a file was last changed, its size and its inode (an atomic rename brings another one): what tells whether it
+/// must be read again.
+pub(crate) type Stamp = (Option<SystemTime>, u64, u64);
 
 #[derive(Debug)]
 struct Kept {
@@ -81,27 +83,41 @@ impl Directory {
         self.paths.iter().chain(&self.overlay)
     }
 
+    /// All files with their stamps: equal to an earlier answer, unless something was written in between.
+    pub(crate) fn stamps(&self) -> Vec<(PathBuf, Stamp)> {
+        let mut found = Vec::new();
+        self.paths().for_each(|path| list(path, &mut found));
+        found.into_iter().map(|path| (path.clone(), stamp_of(&path))).collect()
+    }
+
+    /// Whether these are the stamps of what was last read.
+    pub(crate) fn has(&self, stamps: &[(PathBuf, Stamp)]) -> bool {
+        stamps.len() == self.files.len() && stamps.iter().all(|(p, s)| self.files.get(p).is_some_and(|k| k.stamp == *s))
+    }
+
     /// Reads what has changed since the last time; `None` when nothing has.
     pub fn refresh(&mut self) -> Option<Loaded> {
-        let mut found = Vec::new();
-        for path in self.paths.iter().chain(&self.overlay) {
-            list(path, &mut found);
-        }
-        let mut changed = false;
-        self.files.retain(|path, _| {
-            let stays = found.contains(path);
-            changed |= !stays;
-            stays
-        });
-        for path in found {
-            let stamp = stamp(&path);
-            let kept = self.files.get(&path);
-            if kept.is_some_and(|k| k.stamp == stamp) {
+        let found = self.stamps();
+        self.read(found)
+    }
+
+    /// Reads the files that have these stamps and are not read yet; one that is written to meanwhile stays as it was.
+    pub(crate) fn read(&mut self, found: Vec<(PathBuf, Stamp)>) -> Option<Loaded> {
+        let present: HashSet<&PathBuf> = found.iter().map(|(path, _)| path).collect();
+        let before = self.files.len();
+        self.files.retain(|path, _| present.contains(path));
+        let mut changed = self.files.len() != before;
+        for (path, stamp) in found {
+            if self.files.get(&path).is_some_and(|k| k.stamp == stamp) {
+                continue;
+            }
+            let content = file::read(&path, &self.namespace);
+            if stamp_of(&path) != stamp {
                 continue;
             }
             changed = true;
             let former = self.files.remove(&path).map(|k| k.good).unwrap_or_default();
-            let kept = match file::read(&path, &self.namespace) {
+            let kept = match content {
                 Ok(good) => Kept { stamp, good, problems: Vec::new() },
                 Err(problems) => Kept { stamp, good: former, problems },
             };
@@ -139,8 +155,8 @@ impl Directory {
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
-    std::fs::metadata(path).map_or((None, 0), |m| (m.modified().ok(), m.len()))
+fn stamp_of(path: &Path) -> Stamp {
+    std::fs::metadata(path).map_or((None, 0, 0), |m| (m.modified().ok(), m.len(), m.ino()))
 }
 
 fn list(path: &Path, found: &mut Vec<PathBuf>) {

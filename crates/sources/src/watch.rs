@@ -1,15 +1,18 @@
 //! Following changes: inotify tells at once, a slow re-scan catches what it misses.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::watch;
 
-use crate::directory::{Directory, Loaded};
+use crate::directory::{Directory, Loaded, Stamp};
 
-/// Several writes of one edit are gathered this long.
+/// Several writes of one edit are gathered this long; nothing is read that was written to in this time.
 const GATHER: Duration = Duration::from_millis(20);
+/// How often quiet is waited for; a file that never rests is read all the same.
+const PATIENCE: usize = 15;
 /// Between two scans when nothing is heard.
 const RESCAN: Duration = Duration::from_millis(500);
 
@@ -38,14 +41,13 @@ pub fn watch(mut source: Directory) -> watch::Receiver<Loaded> {
         }
         loop {
             match heard.recv_timeout(RESCAN) {
-                Ok(_) => {
-                    std::thread::sleep(GATHER);
-                    while heard.try_recv().is_ok() {}
-                }
+                Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(RESCAN),
             }
-            if let Some(loaded) = source.refresh() {
+            while heard.try_recv().is_ok() {}
+            let stamps = settled(&source);
+            if let Some(loaded) = source.read(stamps) {
                 report(&loaded);
                 if sender.send(loaded).is_err() {
                     return;
@@ -58,8 +60,69 @@ pub fn watch(mut source: Directory) -> watch::Receiver<Loaded> {
     receiver
 }
 
+/// The stamps of all files, after those that differ from what was read have been left alone for a moment: an editor
+/// truncates a file before it writes it, and half a file must not be taken for the whole.
+fn settled(source: &Directory) -> Vec<(PathBuf, Stamp)> {
+    let mut last = source.stamps();
+    for _ in 0..PATIENCE {
+        if source.has(&last) {
+            break;
+        }
+        std::thread::sleep(GATHER);
+        let now = source.stamps();
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    last
+}
+
 fn report(loaded: &Loaded) {
     for problem in loaded.problems.iter() {
         tracing::error!("refused: {problem}; the last good configuration stays in force");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(port: u16) -> String {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: pay}}\nspec: {{ports: [{{name: http, port: {port}}}]}}\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn edits_in_place_never_lose_an_object_and_the_last_one_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pay.yaml");
+        std::fs::write(&file, service(1)).expect("a file");
+        let mut loaded = watch(Directory::new(vec![folder.path().to_owned()], "prod"));
+        let writer = std::thread::spawn(move || {
+            for port in 2..=100 {
+                // Truncates first, then writes.
+                std::fs::write(&file, service(port)).expect("a write");
+                std::thread::yield_now();
+            }
+        });
+        let wait = async {
+            loop {
+                let port = {
+                    let now = loaded.borrow_and_update();
+                    assert!(now.problems.is_empty(), "{:?}", now.problems);
+                    let service =
+                        now.snapshot.service("pay.prod.svc.cluster.local").expect("the service is always there");
+                    service.ports.first().map(|p| p.port)
+                };
+                if port == Some(100) {
+                    return;
+                }
+                loaded.changed().await.expect("the source is followed");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the last edit comes into force");
+        writer.join().expect("the writer ends");
     }
 }

@@ -97,3 +97,48 @@ spec: {host: "*.prod.svc.cluster.local"}
     assert_eq!(mesh.destination_rule_for(host, "client").unwrap().name, "c");
     assert_eq!(mesh.destination_rule_for(host, "elsewhere").unwrap().name, "a");
 }
+
+#[test]
+fn entries_are_services_with_stable_addresses() {
+    let entries = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bank, namespace: prod}
+spec: {hosts: [api.bank.example], ports: [{number: 443, name: tls, protocol: TLS}], resolution: DNS, location: MESH_EXTERNAL}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: vms, namespace: prod}
+spec:
+  hosts: [vm.example]
+  addresses: [10.1.1.1]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]
+  workloadSelector: {labels: {app: vm}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: vm-1, namespace: prod}
+spec: {address: 10.9.0.1, ports: {http: 9090}, labels: {app: vm, security.istio.io/tlsMode: istio}, serviceAccount: vm, weight: 3}
+"#;
+    let both = mesh(entries);
+    let bank = both.service("api.bank.example").unwrap();
+    assert_eq!((bank.resolution, bank.mesh_external), (crate::Resolution::Dns, true));
+    assert_eq!(both.endpoints("api.bank.example", 443)[0].address, "api.bank.example");
+    let alone = mesh(entries.split("---").next().unwrap());
+    assert_eq!(alone.service("api.bank.example").unwrap().vips, bank.vips, "other entries do not move it");
+    assert!(bank.vips[0].to_string().starts_with("240.240."));
+    let vm = &both.endpoints("vm.example", 80)[0];
+    assert_eq!((vm.address.as_str(), vm.port, vm.weight), ("10.9.0.1", 9090, 3));
+    let identity = vm.workload.as_ref().unwrap().identity().to_string();
+    assert_eq!(identity, "spiffe://cluster.local/ns/prod/sa/vm");
+}
+
+#[test]
+fn well_known_ports_are_not_detected() {
+    let mesh =
+        mesh("apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {ports: [{port: 3306}, {name: x, port: 80}]}");
+    let protocols: Vec<_> = mesh.services().flat_map(|s| s.ports.iter().map(|p| p.protocol)).collect();
+    assert_eq!(protocols, [crate::Protocol::Tcp, crate::Protocol::Auto]);
+}

@@ -1,0 +1,149 @@
+//! ServiceEntries and WorkloadEntries: services and workloads that users declare themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use istio_api::Object;
+use istio_api::service_entry::{ServiceEntry, WorkloadEntry};
+
+use crate::model::{Endpoint, Protocol, Resolution, Service, ServicePort};
+use crate::workload::Workload;
+
+/// A service that a ServiceEntry declares, and the endpoints that it names itself.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    /// The service of one of the entry's hosts.
+    pub service: Arc<Service>,
+    /// Its endpoints by port number.
+    pub endpoints: BTreeMap<u16, Vec<Endpoint>>,
+}
+
+/// All services of all entries; a host that two entries of a namespace declare belongs to the first.
+pub(crate) fn declare(entries: &[Arc<Object<ServiceEntry>>], trust_domain: &str) -> Vec<Declared> {
+    let mut taken = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut out = Vec::new();
+    for entry in entries {
+        for host in &entry.spec.hosts {
+            if seen.insert((entry.metadata.namespace.as_str(), host.as_str())) {
+                out.push(declared(entry, host, &mut taken, trust_domain));
+            }
+        }
+    }
+    out
+}
+
+fn declared(entry: &Object<ServiceEntry>, host: &str, taken: &mut BTreeSet<u16>, trust_domain: &str) -> Declared {
+    let spec = &entry.spec;
+    let resolution = match spec.resolution.as_deref() {
+        Some("STATIC") => Resolution::Endpoints,
+        Some("DNS") => Resolution::Dns,
+        Some("DNS_ROUND_ROBIN") => Resolution::DnsRoundRobin,
+        _ => Resolution::None,
+    };
+    let mut vips: Vec<IpAddr> = spec.addresses.iter().filter_map(|a| single(a)).collect();
+    if spec.addresses.is_empty() && resolution != Resolution::None && !host.contains('*') {
+        vips.push(allocate(&entry.metadata.namespace, host, taken));
+    }
+    let ports = spec.ports.iter().filter_map(|port| {
+        let number = u16::try_from(port.number).ok()?;
+        let target = u16::try_from(port.target_port).ok().filter(|t| *t != 0).unwrap_or(number);
+        Some(ServicePort {
+            name: port.name.clone(),
+            port: number,
+            target_port: target,
+            target_name: None,
+            protocol: Protocol::declared(&port.protocol),
+        })
+    });
+    let service = Service {
+        host: host.to_owned(),
+        name: host.to_owned(),
+        namespace: entry.metadata.namespace.clone(),
+        headless: false,
+        vips,
+        ports: ports.collect(),
+        selector: spec.workload_selector.as_ref().map(|s| s.labels.clone()).unwrap_or_default(),
+        external_name: None,
+        resolution,
+        mesh_external: spec.location.as_deref() != Some("MESH_INTERNAL"),
+        export_to: spec.export_to.clone(),
+    };
+    let endpoints = service.ports.iter().map(|port| (port.port, behind(entry, host, port, trust_domain))).collect();
+    Declared { service: Arc::new(service), endpoints }
+}
+
+/// The endpoints an entry names; none named and resolved by DNS: the host itself.
+fn behind(entry: &Object<ServiceEntry>, host: &str, port: &ServicePort, trust_domain: &str) -> Vec<Endpoint> {
+    let (name, namespace) = (&entry.metadata.name, &entry.metadata.namespace);
+    let by_name = matches!(entry.spec.resolution.as_deref(), Some("DNS" | "DNS_ROUND_ROBIN"));
+    if entry.spec.endpoints.is_empty() && entry.spec.workload_selector.is_none() && by_name {
+        let itself = WorkloadEntry { address: host.to_owned(), ..WorkloadEntry::default() };
+        return vec![endpoint(&itself, name, namespace, port, trust_domain)];
+    }
+    entry.spec.endpoints.iter().map(|e| endpoint(e, name, namespace, port, trust_domain)).collect()
+}
+
+/// One declared workload as an endpoint of a port.
+pub(crate) fn endpoint(
+    of: &WorkloadEntry,
+    name: &str,
+    namespace: &str,
+    port: &ServicePort,
+    trust_domain: &str,
+) -> Endpoint {
+    let own = of.ports.get(&port.name).and_then(|p| u16::try_from(*p).ok());
+    let label = |key: &str| of.labels.get(key).cloned();
+    let canonical = label("service.istio.io/canonical-name").or_else(|| label("app"));
+    let revision = label("service.istio.io/canonical-revision").or_else(|| label("version"));
+    let workload = Workload {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        ip: of.address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        labels: of.labels.clone(),
+        service_account: of.service_account.clone(),
+        workload_name: name.to_owned(),
+        in_mesh: label("security.istio.io/tlsMode").is_some_and(|mode| mode == "istio"),
+        ready: true,
+        canonical_service: canonical.unwrap_or_else(|| name.to_owned()),
+        canonical_revision: revision.unwrap_or_default(),
+        trust_domain: trust_domain.to_owned(),
+        named_ports: BTreeMap::new(),
+    };
+    Endpoint {
+        address: of.address.clone(),
+        port: own.unwrap_or(port.target_port),
+        ready: true,
+        labels: of.labels.clone(),
+        weight: of.weight.max(1),
+        locality: of.locality.clone(),
+        workload: Some(Arc::new(workload)),
+    }
+}
+
+/// A single address; a range is none.
+fn single(address: &str) -> Option<IpAddr> {
+    let (ip, prefix) = address.split_once('/').unwrap_or((address, ""));
+    let ip: IpAddr = ip.parse().ok()?;
+    let whole = if ip.is_ipv4() { "32" } else { "128" };
+    (prefix.is_empty() || prefix == whole).then_some(ip)
+}
+
+/// An address in 240.240.0.0/16 that stays the same whatever other entries come and go, unless two of them collide.
+fn allocate(namespace: &str, host: &str, taken: &mut BTreeSet<u16>) -> IpAddr {
+    let key = namespace.bytes().chain([b'/']).chain(host.bytes());
+    // FNV-1a, folded to 16 bits.
+    let hash = key.fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let [a, b, c, d] = hash.to_be_bytes();
+    let mut slot = u16::from_be_bytes([a ^ c, b ^ d]);
+    // .0.0 and .255.255 are left out; a full range repeats addresses rather than never ending.
+    for _ in 0..=u16::MAX {
+        if slot != 0 && slot != u16::MAX && taken.insert(slot) {
+            break;
+        }
+        slot = slot.wrapping_add(1);
+    }
+    let [high, low] = slot.to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(240, 240, high, low))
+}
