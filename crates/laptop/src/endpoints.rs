@@ -24,6 +24,9 @@ pub struct Backend<'a> {
     pub containers: &'a [Container],
 }
 
+/// A service port, whether it is UDP, and where it leads.
+pub type PortBackends = (u16, bool, Vec<(Ipv4Addr, u16)>);
+
 /// A service with its address and its ready pods.
 #[derive(Clone, Debug)]
 pub struct Served<'a> {
@@ -32,7 +35,7 @@ pub struct Served<'a> {
     /// Its cluster IP; `None` for a headless or external one.
     pub address: Option<Ipv4Addr>,
     /// By service port: address and port of each ready pod.
-    pub ports: Vec<(u16, bool, Vec<(Ipv4Addr, u16)>)>,
+    pub ports: Vec<PortBackends>,
     /// Addresses of the ready pods.
     pub pods: Vec<Ipv4Addr>,
 }

@@ -141,6 +141,8 @@ fn pods() -> String {
         data: {mesh: \"accessLogFile: /dev/stdout\\naccessLogEncoding: JSON\\n\"}\n"
             .to_owned();
     text += &service("payment-api", 8080, "http");
+    text += "---\napiVersion: v1\nkind: Service\nmetadata: {name: ledger, namespace: production}\nspec:\n  \
+             selector: {app: payment-api}\n  ports: [{name: grpc, port: 9000, targetPort: 8080}]\n";
     text += &service("database-service", 5432, "tcp-sql");
     text += &service("greeter", 7000, "unnamed");
     text += &deployment("production", "payment-api-v1", 2, "payment-service-sa", "payment-api", "v1", http);
