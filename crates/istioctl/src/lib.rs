@@ -3,6 +3,7 @@
 //! Promise: columns, flags and exit codes are Istio's; `-o json|yaml` for machines. Commands that are not built say so.
 
 mod analyze;
+mod kube_inject;
 mod status;
 mod table;
 
@@ -23,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Find what is wrong with configuration in files and directories.
     Analyze(analyze::Analyze),
+    /// Print Kubernetes YAML with sidecars added.
+    KubeInject(kube_inject::KubeInject),
     /// Show which proxies have what istiod sent last.
     #[command(alias = "ps")]
     ProxyStatus(status::ProxyStatus),
@@ -41,6 +44,7 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match arguments.command {
         Command::Analyze(command) => command.run(),
+        Command::KubeInject(command) => command.run(),
         Command::ProxyStatus(command) => command.run(),
         Command::Version => {
             println!("client version: {}", env!("CARGO_PKG_VERSION"));
