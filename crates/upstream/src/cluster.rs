@@ -1,15 +1,18 @@
 //! A cluster at run time: its configuration, hosts, limits and counters.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
 use telemetry::ResponseFlags;
 
 use crate::balance::HostSet;
-use crate::config::{Balance, ClusterConfig, Discovery, HostConfig, Security};
-use crate::host::{Host, Outcome};
+use crate::config::{Balance, ClusterConfig, Discovery, HostConfig, Outlier, Security};
+use crate::host::{self, Host, Outcome};
+use crate::stats::ClusterStats;
 
 /// A name that routes hold; what stands behind it comes and goes.
 #[derive(Debug)]
@@ -24,29 +27,6 @@ impl ClusterSlot {
     pub fn load(&self) -> Option<Arc<Cluster>> {
         self.current.load_full()
     }
-}
-
-/// Counters of one cluster, under Envoy's names.
-#[derive(Debug, Default)]
-#[allow(missing_docs)] // Each is Envoy's `cluster.NAME.upstream_*` of the same name.
-pub struct ClusterStats {
-    pub cx_total: AtomicU64,
-    pub cx_active: AtomicU64,
-    pub cx_connect_fail: AtomicU64,
-    pub cx_overflow: AtomicU64,
-    pub rq_total: AtomicU64,
-    pub rq_active: AtomicU64,
-    pub rq_pending_active: AtomicU64,
-    pub rq_pending_overflow: AtomicU64,
-    pub rq_retry: AtomicU64,
-    pub rq_retry_active: AtomicU64,
-    pub rq_retry_overflow: AtomicU64,
-    pub rq_timeout: AtomicU64,
-    pub rq_2xx: AtomicU64,
-    pub rq_3xx: AtomicU64,
-    pub rq_4xx: AtomicU64,
-    pub rq_5xx: AtomicU64,
-    pub ejections_total: AtomicU64,
 }
 
 /// What a pick looks at.
@@ -97,6 +77,14 @@ pub struct Cluster {
     /// Its counters; they outlive a new configuration.
     pub stats: Arc<ClusterStats>,
     hosts: ArcSwap<HostSet>,
+    /// Held by whoever makes a new host set of the present one; never while a host is picked.
+    writing: Mutex<()>,
+    retired: AtomicBool,
+    /// The last good answer of DNS for each target; held while DNS is asked, so that many first callers ask once.
+    pub(crate) answers: tokio::sync::Mutex<Vec<Vec<HostConfig>>>,
+    /// When DNS last gave no answer, and when ejections last faded, on [`host::now`]'s clock.
+    pub(crate) unresolved_at: AtomicU64,
+    faded_at: AtomicU64,
 }
 
 impl Cluster {
@@ -108,6 +96,11 @@ impl Cluster {
             id: NEXT.fetch_add(1, Relaxed),
             stats: former.map(|f| f.stats.clone()).unwrap_or_default(),
             hosts: ArcSwap::from_pointee(set),
+            writing: Mutex::default(),
+            retired: AtomicBool::new(false),
+            answers: tokio::sync::Mutex::default(),
+            unresolved_at: AtomicU64::new(0),
+            faded_at: AtomicU64::new(host::now()),
             config,
         };
         if let Discovery::Static(hosts) = &cluster.config.discovery {
@@ -117,26 +110,37 @@ impl Cluster {
         Arc::new(cluster)
     }
 
-    /// Puts new hosts in force; those whose address stays keep their memory.
+    /// Whether another configuration took its place, or it was taken away; its idle connections are then closed.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    /// Puts new hosts in force; those whose address stays keep their memory. Of two with one address the first counts.
     pub(crate) fn set_hosts(&self, configs: Vec<HostConfig>) {
+        let _writing = self.writing.lock();
         let former = self.hosts.load();
+        let known: HashMap<SocketAddr, &Arc<Host>> = former.all.iter().map(|h| (h.address, h)).collect();
         let mut made: Vec<Arc<Host>> = Vec::with_capacity(configs.len());
+        let mut seen = HashSet::with_capacity(configs.len());
         for config in configs {
-            if made.iter().any(|h| h.address == config.address) {
-                continue;
-            }
-            let same = former.all.iter().find(|h| h.address == config.address);
-            made.push(match same {
-                Some(host) if host.config == config => host.clone(),
-                same => Host::new(config, same.map(|h| &**h)),
-            });
-        }
-        for host in &former.all {
-            if !made.iter().any(|h| h.id == host.id) {
-                host.remove();
+            if seen.insert(config.address) {
+                made.push(match known.get(&config.address) {
+                    Some(host) if host.config == config => (*host).clone(),
+                    former => Host::new(config, former.map(|h| &***h)),
+                });
             }
         }
-        self.hosts.store(Arc::new(HostSet::new(made, self.config.balance, self.config.panic_percent)));
+        let kept: HashSet<u64> = made.iter().map(|h| h.id).collect();
+        former.all.iter().filter(|h| !kept.contains(&h.id)).for_each(|h| h.remove());
+        self.store(made);
+    }
+
+    fn store(&self, hosts: Vec<Arc<Host>>) {
+        self.hosts.store(Arc::new(HostSet::new(hosts, self.config.balance, self.config.panic_percent)));
     }
 
     /// All hosts.
@@ -150,31 +154,44 @@ impl Cluster {
     /// When there is none that may be used.
     pub fn pick(&self, context: &PickContext<'_>) -> Result<Arc<Host>, PickError> {
         if self.config.balance == Balance::Original {
-            let address = context.original.ok_or(PickError::NoHealthyHost)?;
-            return Ok(self.original(address));
+            return Ok(self.original(context.original.ok_or(PickError::NoHealthyHost)?));
         }
+        self.refresh();
         let hosts = self.hosts.load();
         hosts.pick(self.config.balance, context.hash, context.tried).cloned().ok_or(PickError::NoHealthyHost)
     }
 
-    /// A host made for one dialled address. Its identity is its address, so that pools find it again.
-    fn original(&self, address: SocketAddr) -> Arc<Host> {
-        if let Some(known) = self.hosts.load().all.iter().find(|h| h.address == address) {
-            return known.clone();
+    /// Lets hosts whose time aside is over come back.
+    fn refresh(&self) {
+        if self.hosts.load().is_stale() {
+            let _writing = self.writing.lock();
+            let hosts = self.hosts.load();
+            if hosts.is_stale() {
+                self.store(hosts.all.clone());
+            }
         }
-        let config =
-            HostConfig { address, weight: 1, priority: 0, healthy: true, transport: Vec::new(), workload: None };
-        let fresh = Host::new(config, None);
+    }
+
+    /// A host made for one dialled address; pools find it again by its identity.
+    fn original(&self, address: SocketAddr) -> Arc<Host> {
         /// Dialled addresses remembered; beyond that the oldest go.
         const MAX_ORIGINAL: usize = 1024;
-        self.hosts.rcu(|set| {
-            let mut all = set.all.clone();
-            if all.len() >= MAX_ORIGINAL {
-                all.remove(0).remove();
-            }
-            all.push(fresh.clone());
-            HostSet::new(all, self.config.balance, self.config.panic_percent)
-        });
+        let find = |set: &HostSet| set.all.iter().find(|h| h.address == address).cloned();
+        if let Some(known) = find(&self.hosts.load()) {
+            return known;
+        }
+        let _writing = self.writing.lock();
+        let hosts = self.hosts.load();
+        if let Some(known) = find(&hosts) {
+            return known;
+        }
+        let fresh = Host::new(HostConfig::new(address), None);
+        let mut all = hosts.all.clone();
+        if all.len() >= MAX_ORIGINAL {
+            all.remove(0).remove();
+        }
+        all.push(fresh.clone());
+        self.store(all);
         fresh
     }
 
@@ -204,6 +221,12 @@ impl Cluster {
         self.permit(|s| &s.cx_active, self.config.thresholds.connections, |s| &s.cx_overflow)
     }
 
+    /// A place for a connection beyond the limit: with Envoy each pool may have one, or it could never serve.
+    pub(crate) fn first_connection_permit(&self) -> Permit {
+        self.stats.cx_active.fetch_add(1, Relaxed);
+        Permit { stats: self.stats.clone(), of: |s| &s.cx_active }
+    }
+
     fn permit(
         &self,
         of: fn(&ClusterStats) -> &AtomicU64,
@@ -223,13 +246,7 @@ impl Cluster {
     pub fn report(&self, host: &Host, outcome: Outcome) {
         match outcome {
             Outcome::Status(status) => {
-                let class = match status {
-                    200..300 => &self.stats.rq_2xx,
-                    300..400 => &self.stats.rq_3xx,
-                    400..500 => &self.stats.rq_4xx,
-                    _ => &self.stats.rq_5xx,
-                };
-                class.fetch_add(1, Relaxed);
+                self.stats.class(status).fetch_add(1, Relaxed);
                 let host_class = if status >= 500 { &host.stats.rq_error } else { &host.stats.rq_success };
                 host_class.fetch_add(1, Relaxed);
             }
@@ -241,24 +258,43 @@ impl Cluster {
                 self.stats.rq_timeout.fetch_add(1, Relaxed);
             }
         }
-        let Some(rules) = &self.config.outlier else { return };
-        if !host.count(rules, outcome) || host.is_ejected() {
+        if let Some(rules) = &self.config.outlier
+            && host.count(rules, outcome)
+        {
+            self.eject(host, rules);
+        }
+    }
+
+    /// Puts a host aside, unless too many are.
+    fn eject(&self, host: &Host, rules: &Outlier) {
+        let _writing = self.writing.lock();
+        if host.is_ejected() || host.is_removed() {
             return;
         }
         let hosts = self.hosts.load();
         let aside = hosts.all.iter().filter(|h| h.is_ejected()).count();
         // Envoy: an ejection that would go over the percentage does not happen.
-        if (aside + 1) * 100 <= hosts.all.len() * rules.max_ejection_percent as usize {
-            let time = host.eject(rules);
-            self.stats.ejections_total.fetch_add(1, Relaxed);
-            tracing::info!(cluster = %self.config.name, host = %host.address, seconds = time.as_secs(), "host ejected");
+        if (aside + 1) * 100 > hosts.all.len() * rules.max_ejection_percent as usize {
+            self.stats.ejections_overflow.fetch_add(1, Relaxed);
+            return;
         }
+        let time = host.eject(rules);
+        self.stats.ejections_total.fetch_add(1, Relaxed);
+        self.store(hosts.all.clone());
+        tracing::info!(cluster = %self.config.name, host = %host.address, seconds = time.as_secs(), "host ejected");
     }
 
-    /// Lets the memory of past ejections fade; called once per outlier interval.
-    pub(crate) fn fade(&self) {
-        for host in &self.hosts.load().all {
-            host.fade();
+    /// The sweep of outlier detection: brings hosts back and, once an interval, lets the memory of ejections fade.
+    pub(crate) fn sweep(&self) {
+        let Some(rules) = &self.config.outlier else { return };
+        self.refresh();
+        let now = host::now();
+        if now.saturating_sub(self.faded_at.load(Relaxed)) >= host::millis(rules.interval) {
+            self.faded_at.store(now, Relaxed);
+            self.hosts.load().all.iter().for_each(|h| h.fade());
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,6 +43,30 @@ pub struct ClusterConfig {
     pub services: Vec<Service>,
 }
 
+impl ClusterConfig {
+    /// A cluster with Envoy's defaults: round robin over plain HTTP/1.1, no outlier detection.
+    pub fn new(name: &str, discovery: Discovery) -> Self {
+        Self {
+            name: name.into(),
+            discovery,
+            balance: Balance::RoundRobin,
+            connect_timeout: Duration::from_secs(5),
+            thresholds: Thresholds::default(),
+            outlier: None,
+            panic_percent: 50,
+            protocol: Protocol::Http1,
+            idle_timeout: None,
+            max_requests_per_connection: 0,
+            max_concurrent_streams: 1024,
+            transport_matches: Vec::new(),
+            security: Security::Plain,
+            bind: None,
+            keepalive: None,
+            services: Vec::new(),
+        }
+    }
+}
+
 /// A service behind a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -91,6 +115,13 @@ pub struct HostConfig {
     pub transport: Vec<(String, String)>,
     /// `istio.workload` metadata: `workload;namespace;canonical name;revision;cluster`.
     pub workload: Option<Arc<str>>,
+}
+
+impl HostConfig {
+    /// A well host of weight 1 and the first priority.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, weight: 1, priority: 0, healthy: true, transport: Vec::new(), workload: None }
+    }
 }
 
 /// How a host is picked.
@@ -160,6 +191,22 @@ pub struct Outlier {
     pub max_ejection: Duration,
     /// Share of hosts that may be aside at once, in percent.
     pub max_ejection_percent: u32,
+}
+
+impl Default for Outlier {
+    /// Envoy's defaults.
+    fn default() -> Self {
+        Self {
+            consecutive_5xx: 5,
+            consecutive_gateway: 0,
+            consecutive_local: 5,
+            split_local: false,
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(30),
+            max_ejection: Duration::from_secs(300),
+            max_ejection_percent: 10,
+        }
+    }
 }
 
 /// TCP keep-alive.

@@ -107,10 +107,23 @@ pub enum Alpn {
 /// Refused, unreachable, too slow, TLS not agreed, or too many connections.
 pub async fn connect(cluster: &Cluster, host: &Host, alpn: Alpn) -> Result<Connected, Cause> {
     let permit = cluster.connection_permit().ok_or(Cause::Overflow)?;
+    connect_with(cluster, host, alpn, permit).await
+}
+
+/// The same, with a place among the connections already taken.
+pub(crate) async fn connect_with(
+    cluster: &Cluster,
+    host: &Host,
+    alpn: Alpn,
+    permit: Permit,
+) -> Result<Connected, Cause> {
     cluster.stats.cx_total.fetch_add(1, Relaxed);
     host.stats.cx_total.fetch_add(1, Relaxed);
     let attempt = timeout(cluster.config.connect_timeout, open(cluster, host, alpn)).await;
-    let result = attempt.unwrap_or(Err(Cause::ConnectTimeout));
+    let result = attempt.unwrap_or_else(|_| {
+        cluster.stats.cx_connect_timeout.fetch_add(1, Relaxed);
+        Err(Cause::ConnectTimeout)
+    });
     match result {
         Ok((stream, local, peer_uri)) => Ok(Connected { stream, local, peer_uri, permit }),
         Err(cause) => {

@@ -1,5 +1,6 @@
 //! Errors as data: what went wrong, whether the peer may have seen the request, and what to log.
 
+use std::error::Error as _;
 use std::fmt;
 
 use http::Request;
@@ -27,6 +28,20 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// What an error of a connection or stream means.
+    pub(crate) fn of(error: &hyper::Error) -> Self {
+        if error.is_parse() || error.is_parse_too_large() {
+            return Self::Protocol(error.to_string());
+        }
+        match h2_error(error) {
+            // GOAWAY reaches only streams beyond the last one that the peer looked at (RFC 9113, 6.8).
+            Some(e) if e.is_remote() && e.is_go_away() => Self::Refused,
+            Some(e) if e.is_remote() && e.reason() == Some(h2::Reason::REFUSED_STREAM) => Self::Refused,
+            Some(e) if e.is_library() => Self::Protocol(e.to_string()),
+            _ => Self::Reset(error.source().map_or_else(|| error.to_string(), ToString::to_string)),
+        }
+    }
+
     /// Envoy's response flag.
     pub fn flag(&self) -> ResponseFlags {
         match self {
@@ -76,6 +91,15 @@ impl fmt::Display for Cause {
             Self::Overflow => f.write_str("overflow"),
         }
     }
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// Whether only one HTTP/2 stream failed, and its connection may serve on.
+pub(crate) fn is_stream_reset(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(h2::Error::is_reset)
 }
 
 /// A request that got no answer.

@@ -54,7 +54,8 @@ pub struct Host {
     /// Counters.
     pub stats: Arc<HostStats>,
     memory: Arc<Memory>,
-    removed: AtomicBool,
+    /// Shared by all forms of the host that share connections.
+    removed: Arc<AtomicBool>,
 }
 
 /// What outlives an update.
@@ -72,9 +73,9 @@ impl Host {
     pub(crate) fn new(config: HostConfig, former: Option<&Self>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // A host whose transport changed must not share connections with its former self.
-        let id = match former {
-            Some(former) if former.config.transport == config.transport => former.id,
-            _ => NEXT.fetch_add(1, Relaxed),
+        let (id, removed) = match former {
+            Some(former) if former.config.transport == config.transport => (former.id, former.removed.clone()),
+            _ => (NEXT.fetch_add(1, Relaxed), Arc::default()),
         };
         Arc::new(Self {
             id,
@@ -82,7 +83,7 @@ impl Host {
             config,
             stats: former.map(|f| f.stats.clone()).unwrap_or_default(),
             memory: former.map(|f| f.memory.clone()).unwrap_or_default(),
-            removed: AtomicBool::new(false),
+            removed,
         })
     }
 
@@ -97,8 +98,13 @@ impl Host {
 
     /// Whether it is aside by outlier detection.
     pub fn is_ejected(&self) -> bool {
+        self.ejected_until().is_some()
+    }
+
+    /// When it comes back, on [`now`]'s clock; `None` when it is not aside.
+    pub(crate) fn ejected_until(&self) -> Option<u64> {
         let until = self.memory.ejected_until.load(Relaxed);
-        until != 0 && now() < until
+        (until != 0 && now() < until).then_some(until)
     }
 
     /// Whether it may be picked.
@@ -162,12 +168,12 @@ impl Host {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
 /// Milliseconds since the first call, from 1; tokio's clock, so that tests can pause it.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     millis(START.get_or_init(Instant::now).elapsed()) + 1
 }

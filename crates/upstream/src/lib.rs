@@ -9,13 +9,15 @@ mod body;
 mod cluster;
 mod config;
 mod connect;
+mod dns;
 mod error;
 mod host;
 mod pool;
 mod registry;
+mod stats;
 
 pub use body::{Body, Recording, UpstreamBody};
-pub use cluster::{Cluster, ClusterSlot, ClusterStats, Permit, PickContext, PickError};
+pub use cluster::{Cluster, ClusterSlot, Permit, PickContext, PickError};
 pub use config::{
     Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Keepalive, Outlier, Protocol, Security, Service,
     Thresholds, Tls, TransportMatch,
@@ -25,3 +27,4 @@ pub use error::{Cause, SendError};
 pub use host::{Host, HostStats, Outcome};
 pub use pool::{Answer, HttpPools, Lease, SendOptions, Version};
 pub use registry::Registry;
+pub use stats::ClusterStats;

@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use telemetry::{Stat, StatKind};
-use tokio::time::Instant;
+use telemetry::Stat;
 
 use crate::cluster::{Cluster, ClusterSlot};
-use crate::config::{ClusterConfig, Discovery, DnsTarget, HostConfig};
+use crate::config::{ClusterConfig, Discovery, HostConfig};
+use crate::{dns, stats};
 
 /// All clusters by name; a slot exists from its first mention on.
 #[derive(Debug, Default)]
@@ -35,30 +34,34 @@ impl Registry {
     pub fn apply(&self, config: ClusterConfig) {
         let slot = self.slot(&config.name);
         let former = slot.load();
-        let assignment = match &config.discovery {
-            Discovery::Eds(name) => Some(name.clone()),
-            _ => None,
-        };
         let cluster = Cluster::new(config, former.as_deref());
-        if let Some(hosts) = assignment.and_then(|name| self.early.read().get(&name).cloned()) {
+        if let Some(hosts) = assignment(&cluster).and_then(|name| self.early.read().get(name).cloned()) {
             cluster.set_hosts(hosts);
         }
         slot.current.store(Some(cluster));
+        if let Some(former) = former {
+            former.retire();
+        }
     }
 
     /// Takes a cluster away; requests in flight finish.
     pub fn remove(&self, name: &str) {
         let slot = self.slots.read().get(name).cloned();
-        if let Some(cluster) = slot.and_then(|s| s.current.swap(None)) {
-            cluster.set_hosts(Vec::new());
+        let Some(cluster) = slot.and_then(|s| s.current.swap(None)) else { return };
+        cluster.retire();
+        cluster.set_hosts(Vec::new());
+        // Endpoints that no cluster asks for any more are forgotten.
+        if let Some(gone) = assignment(&cluster)
+            && !self.clusters().iter().any(|c| assignment(c) == Some(gone))
+        {
+            self.early.write().remove(gone);
         }
-        self.early.write().remove(name);
     }
 
     /// Puts the endpoints of an assignment in force in every cluster that asks for it.
     pub fn apply_endpoints(&self, assignment: &str, hosts: Vec<HostConfig>) {
         for cluster in self.clusters() {
-            if matches!(&cluster.config.discovery, Discovery::Eds(name) if &**name == assignment) {
+            if self::assignment(&cluster).is_some_and(|name| &**name == assignment) {
                 cluster.set_hosts(hosts.clone());
             }
         }
@@ -79,99 +82,50 @@ impl Registry {
 
     /// Names of the assignments that clusters ask for.
     pub fn assignments(&self) -> Vec<String> {
-        let name = |c: &Arc<Cluster>| match &c.config.discovery {
-            Discovery::Eds(name) => Some(name.to_string()),
-            _ => None,
-        };
-        self.clusters().iter().filter_map(name).collect()
+        self.clusters().iter().filter_map(|c| assignment(c)).map(ToString::to_string).collect()
     }
 
-    /// Keeps DNS clusters resolved and lets ejections fade; runs for ever on the control thread.
+    /// Keeps DNS clusters resolved and sweeps outlier detection; runs for ever on the control thread.
     pub async fn maintain(self: Arc<Self>) {
-        /// Between two looks; Envoy's default DNS refresh rate.
-        const LOOK: Duration = Duration::from_secs(5);
-        let mut faded: HashMap<u64, Instant> = HashMap::new();
-        loop {
-            for cluster in self.clusters() {
-                if let Discovery::Dns(targets) = &cluster.config.discovery
-                    && cluster.stats.rq_total.load(Relaxed) + cluster.stats.cx_total.load(Relaxed) > 0
-                {
-                    resolve(&cluster, targets).await;
-                }
-                if let Some(rules) = &cluster.config.outlier {
-                    let last = faded.entry(cluster.id).or_insert_with(Instant::now);
-                    if last.elapsed() >= rules.interval {
-                        *last = Instant::now();
-                        cluster.fade();
-                    }
+        /// Between two sweeps; how exactly the intervals of outlier detection are kept.
+        const SWEEP: Duration = Duration::from_secs(1);
+        let sweeps = async {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                self.tick();
+            }
+        };
+        let lookups = async {
+            loop {
+                tokio::time::sleep(dns::REFRESH).await;
+                for cluster in self.clusters() {
+                    dns::refresh(&cluster).await;
                 }
             }
-            tokio::time::sleep(LOOK).await;
-        }
+        };
+        tokio::join!(sweeps, lookups);
+    }
+
+    /// One sweep of outlier detection over all clusters.
+    pub fn tick(&self) {
+        let slots: Vec<_> = self.slots.read().values().cloned().collect();
+        slots.iter().filter_map(|slot| slot.load()).for_each(|cluster| cluster.sweep());
     }
 
     /// Reports the counters of all clusters under Envoy's names.
     pub fn stats(&self, emit: &mut dyn FnMut(Stat<'_>)) {
-        for cluster in self.clusters() {
-            let s = &cluster.stats;
-            let counters = [
-                ("upstream_cx_total", &s.cx_total),
-                ("upstream_cx_connect_fail", &s.cx_connect_fail),
-                ("upstream_cx_overflow", &s.cx_overflow),
-                ("upstream_rq_total", &s.rq_total),
-                ("upstream_rq_2xx", &s.rq_2xx),
-                ("upstream_rq_3xx", &s.rq_3xx),
-                ("upstream_rq_4xx", &s.rq_4xx),
-                ("upstream_rq_5xx", &s.rq_5xx),
-                ("upstream_rq_pending_overflow", &s.rq_pending_overflow),
-                ("upstream_rq_retry", &s.rq_retry),
-                ("upstream_rq_retry_overflow", &s.rq_retry_overflow),
-                ("upstream_rq_timeout", &s.rq_timeout),
-                ("outlier_detection.ejections_enforced_total", &s.ejections_total),
-            ];
-            let gauges = [
-                ("upstream_cx_active", &s.cx_active),
-                ("upstream_rq_active", &s.rq_active),
-                ("upstream_rq_pending_active", &s.rq_pending_active),
-            ];
-            let entity = Some(("cluster_name", &*cluster.config.name));
-            let mut tell = |leaf, counter: &AtomicU64, kind| {
-                let value = i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);
-                emit(Stat { scope: "cluster", entity, leaf, kind, value });
-            };
-            counters.into_iter().for_each(|(leaf, counter)| tell(leaf, counter, StatKind::Counter));
-            gauges.into_iter().for_each(|(leaf, counter)| tell(leaf, counter, StatKind::Gauge));
-        }
+        self.clusters().iter().for_each(|cluster| stats::report(cluster, emit));
     }
 
     /// Resolves a DNS cluster that has no host yet: a name is asked only when somebody calls it.
     pub async fn ready(cluster: &Cluster) {
-        if let Discovery::Dns(targets) = &cluster.config.discovery
-            && cluster.hosts().is_empty()
-        {
-            resolve(cluster, targets).await;
-        }
+        dns::ready(cluster).await;
     }
 }
 
-/// Asks DNS; a failure keeps the last good answer.
-async fn resolve(cluster: &Cluster, targets: &[DnsTarget]) {
-    let mut hosts = Vec::new();
-    for target in targets {
-        match tokio::net::lookup_host((target.host.as_str(), target.port)).await {
-            Ok(addresses) => hosts.extend(addresses.filter(|a| a.is_ipv4()).map(|address| HostConfig {
-                address,
-                weight: 1,
-                priority: 0,
-                healthy: true,
-                transport: Vec::new(),
-                workload: None,
-            })),
-            Err(error) => {
-                tracing::warn!(cluster = %cluster.config.name, host = %target.host, %error, "DNS gave no answer");
-                return;
-            }
-        }
+fn assignment(cluster: &Cluster) -> Option<&Arc<str>> {
+    match &cluster.config.discovery {
+        Discovery::Eds(name) => Some(name),
+        _ => None,
     }
-    cluster.set_hosts(hosts);
 }

@@ -1,0 +1,151 @@
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::HostSet;
+use super::levels::{Health, spread};
+use crate::config::{Balance, HostConfig};
+use crate::host::Host;
+
+fn address(n: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 8080))
+}
+
+fn hosts(weights: &[u32]) -> Vec<Arc<Host>> {
+    (0_u16..)
+        .zip(weights)
+        .map(|(n, weight)| Host::new(HostConfig { weight: *weight, ..HostConfig::new(address(n)) }, None))
+        .collect()
+}
+
+fn counts(set: &HostSet, balance: Balance, picks: u64) -> HashMap<SocketAddr, u64> {
+    let mut counts = HashMap::new();
+    for _ in 0..picks {
+        let host = set.pick(balance, None, &[]).expect("there are hosts");
+        *counts.entry(host.address).or_default() += 1;
+    }
+    counts
+}
+
+fn near(count: u64, wanted: u64) -> bool {
+    count.abs_diff(wanted) * 10 <= wanted
+}
+
+#[test]
+fn round_robin_follows_weights_exactly_and_interleaves() {
+    let set = HostSet::new(hosts(&[1, 3]), Balance::RoundRobin, 50);
+    let found = counts(&set, Balance::RoundRobin, 400);
+    assert_eq!((found[&address(0)], found[&address(1)]), (100, 300));
+    let set = HostSet::new(hosts(&[2, 2, 2]), Balance::RoundRobin, 50);
+    let three: Vec<_> = (0..3).filter_map(|_| set.pick(Balance::RoundRobin, None, &[])).map(|h| h.address).collect();
+    assert_eq!(three.iter().collect::<std::collections::HashSet<_>>().len(), 3, "no host twice in a row");
+}
+
+#[test]
+fn extreme_weights_leave_nobody_out() {
+    let set = HostSet::new(hosts(&[1, 1_000_000]), Balance::RoundRobin, 50);
+    assert_eq!(counts(&set, Balance::RoundRobin, 10_000).len(), 2);
+}
+
+#[test]
+fn random_and_idle_least_request_follow_weights() {
+    for balance in [Balance::Random, Balance::LeastRequest(2)] {
+        let set = HostSet::new(hosts(&[1, 3]), balance, 50);
+        let found = counts(&set, balance, 20_000);
+        assert!(near(found[&address(0)], 5_000), "{balance:?}: {found:?}");
+    }
+}
+
+#[test]
+fn least_request_prefers_the_idle_host() {
+    let all = hosts(&[1, 1]);
+    all[0].stats.rq_active.store(10, Relaxed);
+    let set = HostSet::new(all, Balance::LeastRequest(2), 50);
+    let found = counts(&set, Balance::LeastRequest(2), 20_000);
+    // The busy one is taken only when both draws hit it.
+    assert!(near(found[&address(0)], 5_000), "{found:?}");
+}
+
+#[test]
+fn tried_hosts_are_avoided_until_all_are_tried() {
+    let set = HostSet::new(hosts(&[1, 1, 1]), Balance::RoundRobin, 50);
+    for _ in 0..30 {
+        let host = set.pick(Balance::RoundRobin, None, &[address(0), address(1)]);
+        assert_eq!(host.map(|h| h.address), Some(address(2)));
+    }
+    assert!(set.pick(Balance::RoundRobin, None, &[address(0), address(1), address(2)]).is_some());
+}
+
+#[test]
+fn hashing_is_stable_when_a_host_leaves() {
+    // Envoy's ring gives each of nine hosts more points than each of ten: about as many keys move again.
+    for (balance, others) in [(Balance::RingHash(1024), 1000), (Balance::Maglev(65_537), 300)] {
+        let before = HostSet::new(hosts(&[1; 10]), balance, 50);
+        let mut fewer = hosts(&[1; 10]);
+        fewer.remove(4);
+        fewer.reverse();
+        let after = HostSet::new(fewer, balance, 50);
+        let keys: Vec<u64> = (0..10_000_u64).map(|k| k.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
+        let at = |set: &HostSet, key| set.pick(balance, Some(key), &[]).map(|h| h.address);
+        let moved = keys.iter().filter(|k| at(&before, **k) != at(&after, **k)).count();
+        let owned = keys.iter().filter(|k| at(&before, **k) == Some(address(4))).count();
+        assert!(owned > 500 && owned < 1500, "{balance:?}: the host had {owned} of 10000 keys");
+        assert!(moved < owned + others, "{balance:?}: {moved} keys moved, {owned} had to");
+    }
+}
+
+#[test]
+fn hashing_follows_weights() {
+    for balance in [Balance::RingHash(4096), Balance::Maglev(65_537)] {
+        let set = HostSet::new(hosts(&[1, 3]), balance, 50);
+        let found = counts(&set, balance, 20_000);
+        let heavy = found[&address(1)];
+        assert!((13_500..16_500).contains(&heavy), "{balance:?}: {found:?}");
+    }
+}
+
+#[test]
+fn a_maglev_table_of_no_prime_size_is_filled_all_the_same() {
+    let set = HostSet::new(hosts(&[1, 1]), Balance::Maglev(1000), 50);
+    assert_eq!(counts(&set, Balance::Maglev(1000), 100).len(), 2);
+}
+
+/// The examples of Envoy's documentation of priority levels.
+#[test]
+fn traffic_trickles_to_lower_priorities() {
+    let of = |total, available| Health { total, available };
+    let cases = [
+        ([of(100, 100), of(100, 100)], [100, 0]),
+        ([of(100, 72), of(100, 72)], [100, 0]),
+        ([of(100, 50), of(100, 100)], [70, 30]),
+        ([of(100, 25), of(100, 100)], [35, 65]),
+        ([of(100, 0), of(100, 100)], [0, 100]),
+        ([of(100, 25), of(100, 25)], [50, 50]),
+        ([of(100, 0), of(100, 25)], [0, 100]),
+    ];
+    for (levels, wanted) in cases {
+        assert_eq!(spread(&levels, 0).0, wanted, "{levels:?}");
+    }
+}
+
+#[test]
+fn panic_uses_all_hosts_only_when_no_level_can_take_over() {
+    let of = |total, available| Health { total, available };
+    assert_eq!(spread(&[of(10, 1), of(10, 10)], 50).1, [false, false]);
+    assert_eq!(spread(&[of(10, 1), of(10, 2)], 50).1, [true, true]);
+    assert_eq!(spread(&[of(10, 0), of(30, 0)], 50), (vec![25, 75], vec![true, true]));
+    // 0 turns panic off: nobody is picked.
+    assert_eq!(spread(&[of(10, 0)], 0), (vec![0], vec![false]));
+}
+
+#[test]
+fn sick_hosts_are_not_picked_unless_in_panic() {
+    let sick = |n| Host::new(HostConfig { healthy: false, ..HostConfig::new(address(n)) }, None);
+    let well = Host::new(HostConfig::new(address(9)), None);
+    let all = vec![sick(0), sick(1), sick(2), well];
+    let calm = HostSet::new(all.clone(), Balance::RoundRobin, 0);
+    assert_eq!(counts(&calm, Balance::RoundRobin, 50).len(), 1);
+    let panic = HostSet::new(all, Balance::RoundRobin, 50);
+    assert_eq!(counts(&panic, Balance::RoundRobin, 50).len(), 4);
+}

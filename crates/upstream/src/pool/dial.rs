@@ -1,0 +1,151 @@
+//! A new connection of a pool: connect, agree on HTTP, and leave the connection to a task of this thread.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
+
+use super::Version;
+use super::host_pool::HostPool;
+use super::lease::{About, Conn, Lease, Shared};
+use crate::body::Body;
+use crate::cluster::Permit;
+use crate::connect::{Connected, Transport, connect_with};
+use crate::error::Cause;
+use crate::host::HostStats;
+
+/// Header fields of one answer at the most.
+const MAX_HEADERS: usize = 256;
+/// HTTP/2 windows: what a stream, and a connection, may send ahead of us.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// An HTTP/2 connection, which its task runs.
+pub(super) type Connection = http2::Connection<TokioIo<Transport>, Body, LocalExecutor>;
+
+/// A connection being dialled; counted even if the request that dials is given up.
+pub(super) struct Dialing<'a> {
+    pool: &'a Rc<HostPool>,
+    done: bool,
+}
+
+impl<'a> Dialing<'a> {
+    pub(super) fn new(pool: &'a Rc<HostPool>) -> Self {
+        pool.open.set(pool.open.get() + 1);
+        pool.dialing.set(pool.dialing.get() + 1);
+        Self { pool, done: false }
+    }
+
+    /// Dials. From then on the connection counts itself.
+    pub(super) async fn run(mut self, permit: Permit) -> Result<Lease, Cause> {
+        let pool = self.pool;
+        let connected = connect_with(&pool.cluster, &pool.host, pool.alpn, permit).await?;
+        let lease = match pool.version {
+            Version::Http1 => http1(pool, connected).await?,
+            Version::Http2 => http2(pool, connected).await?,
+        };
+        self.done = true;
+        Ok(lease)
+    }
+}
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        self.pool.dialing.set(self.pool.dialing.get() - 1);
+        if !self.done {
+            self.pool.open.set(self.pool.open.get() - 1);
+            self.pool.wake_one();
+        }
+    }
+}
+
+/// Counts a connection while it lives.
+struct Living {
+    /// Gone when nobody uses the pool any more; the connection must not keep it, or neither would ever end.
+    pool: Weak<HostPool>,
+    stats: Arc<HostStats>,
+    _permit: Permit,
+}
+
+impl Living {
+    fn new(pool: &Rc<HostPool>, permit: Permit) -> Self {
+        let stats = pool.host.stats.clone();
+        stats.cx_active.fetch_add(1, Relaxed);
+        Self { pool: Rc::downgrade(pool), stats, _permit: permit }
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        self.stats.cx_active.fetch_sub(1, Relaxed);
+        if let Some(pool) = self.pool.upgrade() {
+            pool.open.set(pool.open.get() - 1);
+            pool.wake_one();
+        }
+    }
+}
+
+async fn http1(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause> {
+    let Connected { stream, local, peer_uri, permit } = connected;
+    let (sender, connection) =
+        http1::Builder::new().max_headers(MAX_HEADERS).handshake(TokioIo::new(stream)).await.map_err(protocol)?;
+    pool.cluster.stats.cx_http1_total.fetch_add(1, Relaxed);
+    let living = Living::new(pool, permit);
+    tokio::task::spawn_local(async move {
+        let _living = living;
+        // An error here reaches the request that waits on this connection.
+        let _ = connection.with_upgrades().await;
+    });
+    Ok(Lease::http1(pool.clone(), Conn { sender, about: About { local, peer_uri }, served: 0 }))
+}
+
+async fn http2(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause> {
+    let Connected { stream, local, peer_uri, permit } = connected;
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(protocol)?;
+    pool.cluster.stats.cx_http2_total.fetch_add(1, Relaxed);
+    let connection = Rc::new(RefCell::new(connection));
+    let shared = Rc::new(Shared {
+        sender,
+        about: About { local, peer_uri },
+        streams: Cell::new(0),
+        served: Cell::new(0),
+        connection: Rc::downgrade(&connection),
+        last_used: Cell::new(Instant::now()),
+        failed: Cell::new(false),
+    });
+    let living = Living::new(pool, permit);
+    tokio::task::spawn_local(async move {
+        let _living = living;
+        // An error here reaches the requests that wait on this connection.
+        let _ = std::future::poll_fn(|cx| Pin::new(&mut *connection.borrow_mut()).poll(cx)).await;
+    });
+    pool.shared.borrow_mut().push(shared.clone());
+    Ok(Lease::http2(pool.clone(), shared))
+}
+
+fn protocol(error: hyper::Error) -> Cause {
+    Cause::Protocol(error.to_string())
+}
+
+/// Runs hyper's tasks on this thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
