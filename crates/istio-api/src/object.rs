@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::edge::{Gateway, Sidecar};
 use crate::extensions::{EnvoyFilter, ProxyConfig, Telemetry, WasmPlugin};
-use crate::kubernetes::{DeploymentSpec, PodSpec, PodStatus, ServiceSpec};
+use crate::kubernetes::{DeploymentSpec, EndpointSlice, PodSpec, PodStatus, ServiceSpec};
 use crate::mesh::MeshConfig;
 use crate::networking::{DestinationRule, VirtualService};
 use crate::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
@@ -61,19 +61,22 @@ pub struct Object<T: Default> {
     pub spec: T,
 }
 
-/// Where an object stands.
+/// Where an object stands: in a file, or in a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The file.
+    /// The file; for an object of a cluster `Kind namespace/name`.
     pub file: PathBuf,
-    /// From 1.
+    /// From 1; 0 for an object of a cluster.
     pub line: u64,
-    /// From 1.
+    /// From 1; 0 for an object of a cluster.
     pub column: u64,
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 {
+            return write!(f, "{}", self.file.display());
+        }
         write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
     }
 }
@@ -83,6 +86,8 @@ impl fmt::Display for Origin {
 #[allow(missing_docs, reason = "each variant is the kind of the same name")]
 pub enum Resource {
     Namespace(Arc<Object<Value>>),
+    Node(Arc<Object<Value>>),
+    EndpointSlice(Arc<Object<EndpointSlice>>),
     ServiceAccount(Arc<Object<Value>>),
     Service(Arc<Object<ServiceSpec>>),
     Deployment(Arc<Object<DeploymentSpec>>),
@@ -103,6 +108,8 @@ impl Resource {
         let of = |kind: &str, meta: &ObjectMeta| (kind.to_owned(), meta.namespace.clone(), meta.name.clone());
         match self {
             Self::Namespace(o) => of("Namespace", &o.metadata),
+            Self::Node(o) => of("Node", &o.metadata),
+            Self::EndpointSlice(o) => of("EndpointSlice", &o.metadata),
             Self::ServiceAccount(o) => of("ServiceAccount", &o.metadata),
             Self::Service(o) => of("Service", &o.metadata),
             Self::Deployment(o) => of("Deployment", &o.metadata),
@@ -133,6 +140,11 @@ pub fn read(document: &Document, namespace: &str) -> Result<Option<Resource>, Ve
     served(group, version, kind)?;
     let resource = match (group, kind) {
         ("", "Namespace") => Resource::Namespace(plain(document, "")?),
+        ("", "Node") => Resource::Node(plain(document, "")?),
+        ("discovery.k8s.io", "EndpointSlice") => {
+            let outer: Arc<Object<Value>> = plain(document, namespace)?;
+            Resource::EndpointSlice(beside(&outer, typed(document, "")?))
+        }
         ("", "ServiceAccount") => Resource::ServiceAccount(plain(document, namespace)?),
         ("", "Service") => Resource::Service(plain(document, namespace)?),
         ("apps", "Deployment") => Resource::Deployment(plain(document, namespace)?),
@@ -237,13 +249,17 @@ fn mesh_config(document: &Document, text: &str, namespace: &str) -> Result<Arc<O
     let inner = crate::yaml::parse(text).map_err(|e| vec![FieldError::new(at, format!("MeshConfig: {e}"))])?;
     let inner = inner.into_iter().next().unwrap_or_default();
     let spec = if inner.value.is_null() { MeshConfig::default() } else { typed(&inner, at)? };
-    let outer: Arc<Object<Value>> = plain(document, namespace)?;
-    Ok(Arc::new(Object {
+    Ok(beside(&*plain(document, namespace)?, spec))
+}
+
+/// An object whose content does not stand under `spec`.
+fn beside<T: Default>(outer: &Object<Value>, spec: T) -> Arc<Object<T>> {
+    Arc::new(Object {
         metadata: outer.metadata.clone(),
         api_version: outer.api_version.clone(),
         kind: outer.kind.clone(),
         spec,
-    }))
+    })
 }
 
 /// A Kubernetes object: fields that are not modelled are passed over.

@@ -6,6 +6,7 @@
 mod entry;
 mod model;
 mod policy;
+mod slices;
 mod snapshot;
 mod workload;
 

@@ -11,8 +11,9 @@ use istio_api::service_entry::{ServiceEntry, WorkloadEntry};
 use istio_api::{Object, Resource};
 
 use crate::entry::{self, Declared};
-use crate::model::{Endpoint, Service, exported};
+use crate::model::{Endpoint, Service, ServicePort, exported};
 use crate::policy::{self, Authorization, MergedDestinationRule, MtlsMode};
+use crate::slices::Slices;
 use crate::workload::Workload;
 
 /// Where mesh-wide policies live, unless the mesh configuration says otherwise.
@@ -39,6 +40,9 @@ struct Inner {
     policies: Vec<Arc<Object<AuthorizationPolicy>>>,
     tokens: Vec<Arc<Object<RequestAuthentication>>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    slices: Slices,
+    /// A service without slices has no endpoints; else they are found by its selector.
+    only_slices: bool,
 }
 
 /// The mesh at one moment; cheap to clone.
@@ -48,8 +52,16 @@ pub struct Snapshot(Arc<Inner>);
 impl Snapshot {
     /// Builds a snapshot. Of conflicting objects the older counts: by creation time, then in the order given.
     pub fn build<'a>(resources: impl IntoIterator<Item = &'a Resource>) -> Self {
+        Self::assemble(resources, Inner::default())
+    }
+
+    /// As [`build`](Self::build), for a source whose EndpointSlices are complete: a service has the endpoints they name.
+    pub fn of_cluster<'a>(resources: impl IntoIterator<Item = &'a Resource>) -> Self {
+        Self::assemble(resources, Inner { only_slices: true, ..Inner::default() })
+    }
+
+    fn assemble<'a>(resources: impl IntoIterator<Item = &'a Resource>, mut inner: Inner) -> Self {
         let resources: Vec<&Resource> = resources.into_iter().collect();
-        let mut inner = Inner::default();
         for resource in &resources {
             if let Resource::MeshConfig(config) = resource {
                 inner.mesh = config.spec.clone();
@@ -62,6 +74,8 @@ impl Snapshot {
                 Resource::Namespace(o) => {
                     inner.namespaces.insert(o.metadata.name.clone(), o.metadata.labels.clone());
                 }
+                Resource::Node(o) => inner.slices.add_node(&o.metadata),
+                Resource::EndpointSlice(o) => inner.slices.add(o),
                 Resource::Service(o) => inner.services.push(Arc::new(Service::read(o, DOMAIN))),
                 Resource::Pod(o, status) if status.pod_ip.is_some() => {
                     inner.workloads.push(Arc::new(Workload::read(o, status, &trust_domain)));
@@ -147,6 +161,11 @@ impl Snapshot {
     pub fn endpoints(&self, host: &str, port: u16) -> Vec<Endpoint> {
         let Some(service) = self.service(host) else { return Vec::new() };
         let Some(port) = service.ports.iter().find(|p| p.port == port) else { return Vec::new() };
+        if self.0.only_slices || self.0.slices.has(service) {
+            let mut all = self.0.slices.endpoints(service, port, |namespace, name| self.workload(namespace, name));
+            self.add_declared(service, port, &mut all);
+            return all;
+        }
         let behind = self.0.workloads.iter().filter(|w| service.selects(w));
         let endpoint = |workload: &Arc<Workload>| {
             Some(Endpoint {
@@ -161,15 +180,18 @@ impl Snapshot {
         };
         // Kubernetes takes a pod out of a Service while it is not ready.
         let mut all: Vec<Endpoint> = behind.filter_map(endpoint).filter(|e| e.ready).collect();
-        if let Some(declared) = self.0.declared.get(host) {
-            all.extend(declared.endpoints.get(&port.port).into_iter().flatten().cloned());
-            all.extend(
-                self.selected_entries(service).map(|o| {
-                    entry::endpoint(&o.spec, &o.metadata.name, &o.metadata.namespace, port, self.trust_domain())
-                }),
-            );
-        }
+        self.add_declared(service, port, &mut all);
         all
+    }
+
+    /// What ServiceEntries and WorkloadEntries add to a port of a service.
+    fn add_declared(&self, service: &Service, port: &ServicePort, all: &mut Vec<Endpoint>) {
+        let Some(declared) = self.0.declared.get(&service.host) else { return };
+        all.extend(declared.endpoints.get(&port.port).into_iter().flatten().cloned());
+        all.extend(
+            self.selected_entries(service)
+                .map(|o| entry::endpoint(&o.spec, &o.metadata.name, &o.metadata.namespace, port, self.trust_domain())),
+        );
     }
 
     /// The WorkloadEntries that the selector of a service names.

@@ -54,7 +54,8 @@ impl Workload {
         let label = |key: &str| meta.labels.get(key).cloned();
         let owner = meta.owner_references.first();
         let workload_name = owner.map_or_else(|| meta.name.clone(), |o| owner_name(&o.kind, &o.name));
-        let sidecar = pod.spec.containers.iter().any(|c| c.name == "istio-proxy");
+        let mut containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+        let sidecar = containers.any(|c| c.name == "istio-proxy");
         let ready = status.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True");
         let ports = pod.spec.containers.iter().flat_map(|c| &c.ports);
         Self {

@@ -18,11 +18,11 @@ const MAX_FILES: usize = 10_000;
 /// A refused piece of configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file.
+    /// The file; for an object of a cluster `Kind namespace/name`.
     pub file: PathBuf,
-    /// From 1.
+    /// From 1; 0 for an object of a cluster.
     pub line: u64,
-    /// From 1.
+    /// From 1; 0 for an object of a cluster.
     pub column: u64,
     /// What is wrong, and what to do.
     pub reason: String,
@@ -30,6 +30,9 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 {
+            return write!(f, "{}: {}", self.file.display(), self.reason);
+        }
         write!(f, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.reason)
     }
 }

@@ -3,12 +3,12 @@ use istio_api::yaml;
 use super::*;
 
 fn mesh(text: &str) -> Snapshot {
-    let resources: Vec<Resource> = yaml::parse(text)
-        .unwrap()
-        .iter()
-        .filter_map(|d| istio_api::read(d, "default").unwrap_or_else(|e| panic!("{e:?}")))
-        .collect();
-    Snapshot::build(&resources)
+    Snapshot::build(&resources(text))
+}
+
+fn resources(text: &str) -> Vec<Resource> {
+    let documents = yaml::parse(text).unwrap();
+    documents.iter().filter_map(|d| istio_api::read(d, "default").unwrap_or_else(|e| panic!("{e:?}"))).collect()
 }
 
 const BASE: &str = r#"
@@ -141,4 +141,59 @@ fn well_known_ports_are_not_detected() {
         mesh("apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {ports: [{port: 3306}, {name: x, port: 80}]}");
     let protocols: Vec<_> = mesh.services().flat_map(|s| s.ports.iter().map(|p| p.protocol)).collect();
     assert_eq!(protocols, [crate::Protocol::Tcp, crate::Protocol::Auto]);
+}
+
+#[test]
+fn slices_say_where_a_service_is() {
+    let text = r#"
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/region: eu, topology.kubernetes.io/zone: eu-1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: pay, namespace: prod}
+spec: {clusterIP: 10.96.0.5, selector: {app: pay}, ports: [{name: http, port: 80, targetPort: web}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: pay-1, namespace: prod, labels: {app: pay, version: v1}}
+spec: {containers: [{name: app}], initContainers: [{name: istio-proxy}]}
+status: {podIP: 10.1.0.1, conditions: [{type: Ready, status: "False"}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: pay-x, namespace: prod, labels: {kubernetes.io/service-name: pay}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [10.1.0.1], conditions: {ready: true}, nodeName: n1, targetRef: {kind: Pod, name: pay-1, namespace: prod}}
+- {addresses: [10.1.0.2], conditions: {ready: false}}
+- {addresses: [10.1.0.3], targetRef: {kind: Pod, name: unknown-yet, namespace: prod}}
+- {addresses: [192.0.2.7]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: pay-y, namespace: prod, labels: {kubernetes.io/service-name: pay}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [192.0.2.7]}]
+"#;
+    let host = "pay.prod.svc.cluster.local";
+    let found = mesh(text).endpoints(host, 80);
+    let addresses: Vec<_> = found.iter().map(|e| (e.address.as_str(), e.port)).collect();
+    assert_eq!(addresses, [("10.1.0.1", 8080), ("192.0.2.7", 8080)]);
+    assert_eq!((found[0].locality.as_str(), found[0].labels["version"].as_str()), ("eu/eu-1", "v1"));
+    assert!(found[0].workload.as_ref().unwrap().in_mesh, "a native sidecar is one");
+
+    let ready = text.replace("status: \"False\"", "status: \"True\"");
+    let without = ready.split("---").filter(|d| !d.contains("EndpointSlice")).collect::<Vec<_>>().join("---");
+    assert_eq!(mesh(&without).endpoints(host, 80).len(), 0, "no port of that name");
+    let without = without.replace("targetPort: web", "targetPort: 8080");
+    assert_eq!(mesh(&without).endpoints(host, 80).len(), 1, "without slices the selector finds pods");
+    assert_eq!(
+        crate::Snapshot::of_cluster(&resources(&without)).endpoints(host, 80).len(),
+        0,
+        "slices are complete there"
+    );
 }

@@ -1,0 +1,97 @@
+//! Endpoints as Kubernetes' EndpointSlices name them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use istio_api::kubernetes::{EndpointSlice, SliceEndpoint};
+use istio_api::{Object, ObjectMeta};
+
+use crate::model::{Endpoint, Service, ServicePort};
+use crate::workload::Workload;
+
+/// The label by which a slice names its Service.
+const SERVICE: &str = "kubernetes.io/service-name";
+
+/// All slices by the namespace and name of their Service, and where nodes are.
+#[derive(Debug, Default)]
+pub(crate) struct Slices {
+    by_service: HashMap<(String, String), Vec<Arc<Object<EndpointSlice>>>>,
+    /// `region/zone/subzone` of a node.
+    places: BTreeMap<String, String>,
+}
+
+impl Slices {
+    pub(crate) fn add(&mut self, slice: &Arc<Object<EndpointSlice>>) {
+        if let Some(service) = slice.metadata.labels.get(SERVICE) {
+            let key = (slice.metadata.namespace.clone(), service.clone());
+            self.by_service.entry(key).or_default().push(slice.clone());
+        }
+    }
+
+    pub(crate) fn add_node(&mut self, node: &ObjectMeta) {
+        let label = |key: &str| node.labels.get(key).map_or("", String::as_str);
+        let (region, zone) = (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"));
+        let place = format!("{region}/{zone}/{}", label("topology.istio.io/subzone"));
+        let place = place.trim_end_matches('/');
+        if !place.is_empty() {
+            self.places.insert(node.name.clone(), place.to_owned());
+        }
+    }
+
+    /// Whether a slice names the service.
+    pub(crate) fn has(&self, service: &Service) -> bool {
+        !self.of(service).is_empty()
+    }
+
+    fn of(&self, service: &Service) -> &[Arc<Object<EndpointSlice>>] {
+        let key = (service.namespace.clone(), service.name.clone());
+        self.by_service.get(&key).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The ready endpoints of a port, each address once, in the order of addresses. One that names a pod is left out
+    /// until the pod is known: only then is known whether it has a sidecar.
+    pub(crate) fn endpoints<'a>(
+        &self,
+        service: &Service,
+        port: &ServicePort,
+        pod: impl Fn(&str, &str) -> Option<&'a Arc<Workload>>,
+    ) -> Vec<Endpoint> {
+        let mut seen = BTreeSet::new();
+        let mut out = Vec::new();
+        for slice in self.of(service) {
+            let ours = slice.spec.ports.iter().find(|p| p.name.as_deref().unwrap_or_default() == port.name);
+            let Some(number) = ours.and_then(|p| p.port) else { continue };
+            for endpoint in slice.spec.endpoints.iter().filter(|e| e.conditions.ready != Some(false)) {
+                let reference = endpoint.target_ref.as_ref().filter(|r| r.kind == "Pod");
+                let workload = reference.and_then(|r| pod(namespace_of(&r.namespace, service), &r.name)).cloned();
+                let Some(address) = endpoint.addresses.first() else { continue };
+                if (reference.is_some() && workload.is_none()) || !seen.insert((address.clone(), number)) {
+                    continue;
+                }
+                out.push(Endpoint {
+                    address: address.clone(),
+                    port: number,
+                    ready: true,
+                    labels: workload.as_ref().map(|w| w.labels.clone()).unwrap_or_default(),
+                    weight: 1,
+                    locality: self.place(endpoint, workload.as_deref()),
+                    workload,
+                });
+            }
+        }
+        out.sort_by(|a, b| (&a.address, a.port).cmp(&(&b.address, b.port)));
+        out
+    }
+
+    /// The pod's own word (`istio-locality`, with dots for slashes), else its node's place, else the slice's zone.
+    fn place(&self, endpoint: &SliceEndpoint, workload: Option<&Workload>) -> String {
+        let own = workload.and_then(|w| w.labels.get("istio-locality")).map(|l| l.replace('.', "/"));
+        let node = || endpoint.node_name.as_ref().and_then(|n| self.places.get(n)).cloned();
+        let zone = || endpoint.zone.as_ref().map(|zone| format!("/{zone}"));
+        own.or_else(node).or_else(zone).unwrap_or_default()
+    }
+}
+
+fn namespace_of<'a>(given: &'a str, service: &'a Service) -> &'a str {
+    if given.is_empty() { &service.namespace } else { given }
+}
