@@ -3,7 +3,8 @@
 //! Only Kubernetes kinds are looked at; Istio's belong to istiod, which reads the same files and judges them. A file that
 //! cannot be read keeps its last good objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,6 +17,11 @@ use crate::model::{Namespace, Service, Workload};
 const MAX_FILE: u64 = 1 << 20;
 /// The deepest folder that is entered.
 const MAX_DEPTH: usize = 8;
+/// A file that never rests is read all the same after this many looks.
+const PATIENCE: u32 = 5;
+
+/// When a file was last changed, its size and its inode: what tells whether it must be read again.
+type Stamp = (SystemTime, u64, u64);
 
 /// Something in a file that cannot be used, and where.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,7 +52,7 @@ pub struct Desired {
     /// By name; also those that are only used by other objects.
     pub namespaces: BTreeMap<String, Namespace>,
     /// Those of them that have an object of their own.
-    pub written_namespaces: std::collections::BTreeSet<String>,
+    pub written_namespaces: BTreeSet<String>,
     /// By namespace and name.
     pub workloads: BTreeMap<(String, String), Workload>,
     /// By namespace and name.
@@ -58,10 +64,14 @@ pub struct Manifests {
     roots: Vec<PathBuf>,
     default_namespace: String,
     files: BTreeMap<PathBuf, File>,
+    /// What the last look saw; nothing before the first.
+    seen: Option<BTreeMap<PathBuf, Stamp>>,
+    /// How many looks in a row a file was seen changing.
+    restless: BTreeMap<PathBuf, u32>,
 }
 
 struct File {
-    stamp: (SystemTime, u64),
+    stamp: Stamp,
     objects: Vec<Object>,
     problems: Vec<Problem>,
 }
@@ -77,32 +87,59 @@ struct Object {
 impl Manifests {
     /// Over these files and folders; objects without a namespace belong to `default_namespace`.
     pub fn new(roots: Vec<PathBuf>, default_namespace: &str) -> Self {
-        Self { roots, default_namespace: default_namespace.to_owned(), files: BTreeMap::new() }
+        Self {
+            roots,
+            default_namespace: default_namespace.to_owned(),
+            files: BTreeMap::new(),
+            seen: None,
+            restless: BTreeMap::new(),
+        }
     }
 
     /// Looks whether any file has come, gone or changed, and reads those. True when something did.
+    ///
+    /// A change counts when two looks in a row have seen the same: an editor truncates a file, or moves it away, before it
+    /// writes it, and half a file (or none) must not be taken for the user's wish. The first look takes what is there.
     pub fn refresh(&mut self) -> bool {
         let mut found = BTreeMap::new();
         for root in &self.roots {
             find(root, 0, &mut found);
         }
-        let mut changed = self.files.len();
-        self.files.retain(|path, _| found.contains_key(path));
-        changed -= self.files.len();
-        for (path, stamp) in found {
-            let known = self.files.get(&path);
-            if known.is_some_and(|file| file.stamp == stamp) {
-                continue;
+        let seen = self.seen.replace(found.clone());
+        let stamp_of = |path: &PathBuf| self.files.get(path).map(|file| file.stamp);
+        let differ = self.files.keys().chain(found.keys()).filter(|path| stamp_of(path) != found.get(*path).copied());
+        let differ: BTreeSet<PathBuf> = differ.cloned().collect();
+        self.restless.retain(|path, _| differ.contains(path));
+        let mut changed = false;
+        for path in differ {
+            let stamp = found.get(&path).copied();
+            let looks = self.restless.entry(path.clone()).or_default();
+            *looks += 1;
+            let rests = seen.as_ref().is_none_or(|seen| seen.get(&path).copied() == stamp);
+            if (rests || *looks > PATIENCE) && self.take_over(&path, stamp) {
+                self.restless.remove(&path);
+                changed = true;
             }
-            changed += 1;
-            let kept = known.map(|file| file.objects.clone()).unwrap_or_default();
-            let file = match read(&path, stamp.1) {
-                Ok(objects) => File { stamp, objects, problems: Vec::new() },
-                Err(problem) => File { stamp, objects: kept, problems: vec![problem] },
-            };
-            self.files.insert(path, file);
         }
-        changed > 0
+        changed
+    }
+
+    /// Reads one file, or forgets one that is gone. False when it was written to meanwhile: the next look tells more.
+    fn take_over(&mut self, path: &Path, stamp: Option<Stamp>) -> bool {
+        let Some(stamp) = stamp else { return self.files.remove(path).is_some() };
+        let content = read(path, stamp.1);
+        if std::fs::metadata(path).ok().map(|meta| stamp_of(&meta)) != Some(stamp) {
+            return false;
+        }
+        let file = match content {
+            Ok(objects) => File { stamp, objects, problems: Vec::new() },
+            Err(problem) => {
+                let kept = self.files.remove(path).map(|file| file.objects).unwrap_or_default();
+                File { stamp, objects: kept, problems: vec![problem] }
+            }
+        };
+        self.files.insert(path.to_owned(), file);
+        true
     }
 
     /// What the files ask for, and what in them cannot be used.
@@ -161,10 +198,14 @@ impl Manifests {
     }
 }
 
-fn find(path: &Path, depth: usize, found: &mut BTreeMap<PathBuf, (SystemTime, u64)>) {
+fn stamp_of(meta: &std::fs::Metadata) -> Stamp {
+    (meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), meta.ino())
+}
+
+fn find(path: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Stamp>) {
     let Ok(meta) = std::fs::metadata(path) else { return };
     if meta.is_file() {
-        found.insert(path.to_owned(), (meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len()));
+        found.insert(path.to_owned(), stamp_of(&meta));
         return;
     }
     let Ok(entries) = std::fs::read_dir(path) else { return };

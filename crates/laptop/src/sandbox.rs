@@ -18,6 +18,10 @@ use crate::run::{ToolError, tool};
 
 /// The bridge in the node's network namespace.
 const BRIDGE: &str = "meltemi0";
+/// The bridge's hardware address. One that is set stays: left to itself a bridge takes the lowest of its ports', so every
+/// pod that comes or goes could change it, and all others would send DNS queries and xDS into the void until their
+/// neighbour entry of the gateway is found stale, many seconds later.
+const BRIDGE_ADDRESS: &str = "02:00:0a:f4:00:01";
 
 /// Why a pod's world could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +121,7 @@ impl Sandbox {
 /// When `ip` is missing or refuses.
 pub fn make_bridge() -> Result<(), ToolError> {
     let batch = format!(
-        "link set lo up\nlink add {BRIDGE} type bridge\naddr add {GATEWAY}/{POD_PREFIX} dev {BRIDGE}\n\
+        "link set lo up\nlink add {BRIDGE} address {BRIDGE_ADDRESS} type bridge\naddr add {GATEWAY}/{POD_PREFIX} dev {BRIDGE}\n\
          addr add {DNS}/32 dev {BRIDGE}\naddr add {ISTIOD}/32 dev {BRIDGE}\nlink set {BRIDGE} up\n"
     );
     tool("ip", &["-batch", "-"], &batch, &Place::default())?;

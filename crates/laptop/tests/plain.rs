@@ -124,6 +124,10 @@ fn an_edit_rolls_the_pods_and_no_request_fails() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a report");
     assert_eq!(report["failed"], 0, "{report}");
     assert!(report["versions"]["v2"].as_u64() > Some(0), "{report}");
+    // Pods that come and go do not change the gateway's hardware address; lookups of the others would be lost.
+    let neighbour = mesh.exec("other", "deploy/client", &["ip", "neigh", "show", "10.244.0.1"]).expect("exec");
+    let neighbour = String::from_utf8_lossy(&neighbour.stdout);
+    assert!(neighbour.contains("02:00:0a:f4:00:01"), "{neighbour}");
     // A broken edit changes nothing and says where it is wrong.
     std::fs::write(folder.path().join("shop.yaml"), "kind: Service\n  oops: [\n").expect("written");
     let status = mesh.wait_until("the refusal", PATIENCE, |s| !s.problems.is_empty()).expect("refused");

@@ -45,7 +45,7 @@ fn a_bad_edit_keeps_the_last_good_content_and_says_where() {
     let folder = folder(&[("a.yaml", GOOD)]);
     let mut manifests = load(&folder);
     std::fs::write(folder.path().join("a.yaml"), format!("{GOOD}---\nkind: Service\n  bad: [\n")).expect("written");
-    assert!(manifests.refresh());
+    assert!(!manifests.refresh() && manifests.refresh());
     let (desired, problems) = manifests.desired();
     assert_eq!(desired.workloads.len(), 1);
     assert_eq!(problems.len(), 1);
@@ -65,4 +65,35 @@ fn large_files_are_refused() {
     let big = "#".repeat(10 << 20);
     let (_, problems) = load(&folder(&[("a.yaml", &big)])).desired();
     assert!(problems[0].reason.contains("10485760 bytes"), "{}", problems[0]);
+}
+
+#[test]
+fn half_an_edit_is_not_taken_for_the_whole() {
+    let folder = folder(&[("a.yaml", GOOD)]);
+    let file = folder.path().join("a.yaml");
+    let mut manifests = load(&folder);
+    let kept = |manifests: &Manifests| assert_eq!(manifests.desired().0.workloads.len(), 1);
+    // Truncated, then written; moved away, then written anew.
+    std::fs::write(&file, "").expect("truncated");
+    assert!(!manifests.refresh());
+    kept(&manifests);
+    std::fs::write(&file, GOOD.replace("replicas: 2", "replicas: 33 ")).expect("written");
+    assert!(!manifests.refresh());
+    std::fs::rename(&file, folder.path().join("a.yaml~")).expect("moved away");
+    assert!(!manifests.refresh());
+    kept(&manifests);
+    std::fs::write(&file, GOOD.replace("replicas: 2", "replicas: 44  ")).expect("written");
+    assert!(!manifests.refresh() && manifests.refresh());
+    assert_eq!(manifests.desired().0.workloads.values().map(|w| w.replicas).collect::<Vec<_>>(), [44]);
+    // One that stays away is gone, and one that never rests is read all the same.
+    for size in 0_usize.. {
+        std::fs::write(&file, format!("{GOOD}#{}", "x".repeat(size))).expect("written");
+        if manifests.refresh() {
+            break;
+        }
+        assert!(size < 20, "a restless file is never read");
+    }
+    std::fs::remove_file(&file).expect("removed");
+    assert!(!manifests.refresh() && manifests.refresh());
+    assert!(manifests.desired().0.workloads.is_empty());
 }
