@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use istio_api::Origin;
-use istio_api::yaml::{self, Document};
+use istio_api::yaml::{self, Document, YamlError};
 use serde_json::Value;
 
 use crate::message::{Code, Message, codes};
@@ -114,6 +114,7 @@ pub struct Input {
     pub(crate) objects: Vec<Object>,
     pub(crate) unreadable: Vec<Message>,
     pub(crate) mesh_config: Value,
+    pub(crate) mesh_networks: Option<Object>,
 }
 
 impl Input {
@@ -128,13 +129,7 @@ impl Input {
         let documents = match yaml::parse(text) {
             Ok(documents) => documents,
             Err(error) => {
-                self.unreadable.push(Message {
-                    code: codes::SCHEMA_VALIDATION_ERROR,
-                    resource: format!("File {}", file.display()),
-                    namespace: String::new(),
-                    text: format!("this is not YAML: {}", error.reason),
-                    origin: Some(Origin { file: file.to_owned(), line: error.place.line, column: error.place.column }),
-                });
+                self.unreadable.push(unreadable(format!("File {}", file.display()), file, &error));
                 return;
             }
         };
@@ -151,24 +146,62 @@ impl Input {
         if let Some(config) = self.mesh_config_of_map() {
             self.mesh_config = config;
         }
+        if let Some(networks) = self.mesh_networks_of_map() {
+            self.mesh_networks = Some(networks);
+        }
     }
 
     /// Adds a `MeshConfig` given as a text of its own; one that cannot be read becomes a finding.
     pub fn add_mesh_config(&mut self, file: &Path, text: &str) {
         match yaml::parse(text) {
             Ok(documents) => self.mesh_config = documents.into_iter().next().unwrap_or_default().value,
-            Err(error) => self.unreadable.push(Message {
-                code: codes::SCHEMA_VALIDATION_ERROR,
-                resource: "MeshConfig".to_owned(),
-                namespace: String::new(),
-                text: format!("this is not YAML: {}", error.reason),
-                origin: Some(Origin { file: file.to_owned(), line: error.place.line, column: error.place.column }),
-            }),
+            Err(error) => self.unreadable.push(unreadable("MeshConfig".to_owned(), file, &error)),
         }
+    }
+
+    /// Adds `MeshNetworks` given as a text of its own; what cannot be read becomes a finding.
+    pub fn add_mesh_networks(&mut self, file: &Path, text: &str) {
+        match yaml::parse(text) {
+            Ok(documents) => self.mesh_networks = documents.into_iter().next().map(|d| networks(d, file)),
+            Err(error) => self.unreadable.push(unreadable("MeshNetworks".to_owned(), file, &error)),
+        }
+    }
+
+    /// Whether an object of this kind, namespace and name was added.
+    pub fn contains(&self, kind: &str, namespace: &str, name: &str) -> bool {
+        self.objects.iter().any(|o| o.kind == kind && o.namespace == namespace && o.name == name)
+    }
+
+    fn mesh_networks_of_map(&self) -> Option<Object> {
+        let map = self.objects.iter().rev().find(|o| o.kind == "ConfigMap" && o.name == "istio")?;
+        let document = yaml::parse(map.text("/data/meshNetworks")).ok()?.into_iter().next()?;
+        Some(networks(document, &map.file))
     }
 
     fn mesh_config_of_map(&self) -> Option<Value> {
         let map = self.objects.iter().rev().find(|o| o.kind == "ConfigMap" && o.name == "istio")?;
         yaml::parse(map.text("/data/mesh")).ok()?.into_iter().next().map(|d| d.value)
+    }
+}
+
+/// The networks of a mesh as an object: they are a file or a ConfigMap's entry, and have no name of their own.
+fn networks(document: Document, file: &Path) -> Object {
+    Object {
+        group: String::new(),
+        kind: "MeshNetworks".to_owned(),
+        namespace: "istio-system".to_owned(),
+        name: "meshnetworks".to_owned(),
+        document: Arc::new(document),
+        file: file.to_owned(),
+    }
+}
+
+fn unreadable(resource: String, file: &Path, error: &YamlError) -> Message {
+    Message {
+        code: codes::SCHEMA_VALIDATION_ERROR,
+        resource,
+        namespace: String::new(),
+        text: format!("this is not YAML: {}", error.reason),
+        origin: Some(Origin { file: file.to_owned(), line: error.place.line, column: error.place.column }),
     }
 }

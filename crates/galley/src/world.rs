@@ -35,6 +35,8 @@ pub(crate) struct Host<'a> {
 pub(crate) struct World<'a> {
     /// The mesh configuration.
     pub mesh: &'a Value,
+    /// The networks of the mesh, when they are given.
+    pub networks: Option<&'a Object>,
     /// Namespace of mesh-wide objects.
     pub root: &'a str,
     by_kind: HashMap<(&'a str, &'a str), Vec<&'a Object>>,
@@ -57,6 +59,7 @@ impl<'a> World<'a> {
         let root = text(&input.mesh_config, "/rootNamespace");
         let mut world = Self {
             mesh: &input.mesh_config,
+            networks: input.mesh_networks.as_ref(),
             root: if root.is_empty() { "istio-system" } else { root },
             by_kind,
             objects: &input.objects,
@@ -90,6 +93,13 @@ impl<'a> World<'a> {
             Some(value) => value == "enabled",
             None => object.label("istio.io/rev").is_some(),
         }
+    }
+
+    /// Whether the object of a finding says itself, by annotation, that it is meant so.
+    pub(crate) fn accepted(&self, message: &crate::message::Message) -> bool {
+        let object = self.objects.iter().find(|o| o.title() == message.resource);
+        let codes = object.and_then(|o| o.annotation("galley.istio.io/analyze-suppress"));
+        codes.is_some_and(|codes| codes.split(',').map(str::trim).any(|c| c == "*" || c == message.code.code))
     }
 
     fn find_workloads(&self) -> Vec<Workload<'a>> {

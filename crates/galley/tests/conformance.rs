@@ -25,7 +25,9 @@ fn analyzers_find_what_istios_find() {
         return;
     };
     let cases: Vec<Value> = serde_json::from_str(&index).expect("the index is JSON");
-    let (mut passed, mut skipped, mut failed) = (0, Vec::new(), Vec::new());
+    let levels: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("codes.json")).expect("codes"))
+        .expect("the codes are JSON");
+    let (mut passed, mut failed) = (0, Vec::new());
     for case in &cases {
         let mut input = Input::new();
         let read = |name: &Value| {
@@ -35,7 +37,12 @@ fn analyzers_find_what_istios_find() {
         };
         for name in case["files"].as_array().expect("a case has files") {
             let (path, text) = read(name);
-            input.add_text(&path, &text, "");
+            // Networks are no object of Kubernetes; Istio's cases give them as a file of their own.
+            if path.ends_with("meshnetworks.yaml") {
+                input.add_mesh_networks(&path, &text);
+            } else {
+                input.add_text(&path, &text, "");
+            }
         }
         if case["mesh_config"].is_string() {
             let (path, text) = read(&case["mesh_config"]);
@@ -43,9 +50,14 @@ fn analyzers_find_what_istios_find() {
         }
         let analyzer = case["analyzer"].as_str().expect("a case names its analyzer");
         let Some(found) = galley::analyze_with(&input, analyzer) else {
-            skipped.push(analyzer);
+            failed.push(format!("{}: there is no analyzer {analyzer}", case["name"]));
             continue;
         };
+        for message in &found {
+            let known = &levels[message.code.name];
+            assert_eq!(known["code"], message.code.code, "{message}");
+            assert_eq!(known["level"], message.code.level.to_string(), "{message}");
+        }
         let mut got: Vec<(String, String)> = found.into_iter().map(|m| (m.code.code.to_owned(), m.resource)).collect();
         let mut wanted = expected(case);
         got.sort();
@@ -66,7 +78,6 @@ fn analyzers_find_what_istios_find() {
             ));
         }
     }
-    skipped.dedup();
-    eprintln!("analyze: {passed} of {} cases pass; not built: {skipped:?}", cases.len());
+    eprintln!("analyze: {passed} of {} cases pass", cases.len());
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }

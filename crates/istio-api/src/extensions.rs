@@ -143,3 +143,36 @@ pub struct WasmPlugin {
     pub r#match: Vec<Value>,
     pub r#type: Option<String>,
 }
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TrafficExtension {
+    pub selector: Option<Selector>,
+    pub target_refs: Vec<Value>,
+    pub phase: Option<String>,
+    pub priority: Option<i32>,
+    pub r#match: Vec<Value>,
+    pub wasm: Option<WasmExtension>,
+    pub lua: Option<LuaExtension>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct WasmExtension {
+    pub url: String,
+    pub sha256: String,
+    pub image_pull_policy: Option<String>,
+    pub image_pull_secret: String,
+    pub verification_key: String,
+    pub plugin_config: Option<Value>,
+    pub plugin_name: String,
+    pub fail_strategy: Option<String>,
+    pub vm_config: Option<Value>,
+    pub r#type: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct LuaExtension {
+    pub inline_code: String,
+}

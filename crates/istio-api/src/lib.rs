@@ -3,6 +3,7 @@
 //! Promise: names and defaults are Istio's; an unknown field of an Istio resource is refused, with its place; what is
 //! wrong with a value is said by [`validate`]. This crate knows nothing of what the resources mean together.
 
+mod check;
 pub mod duration;
 pub mod edge;
 pub mod extensions;
@@ -15,4 +16,5 @@ pub mod service_entry;
 pub mod validate;
 pub mod yaml;
 
+pub use check::check;
 pub use object::{Object, ObjectMeta, Origin, Resource, read, schema};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::edge::{Gateway, Sidecar};
-use crate::extensions::{EnvoyFilter, ProxyConfig, Telemetry, WasmPlugin};
+use crate::extensions::{EnvoyFilter, ProxyConfig, Telemetry, TrafficExtension, WasmPlugin};
 use crate::kubernetes::{DeploymentSpec, EndpointSlice, PodSpec, PodStatus, ServiceSpec};
 use crate::mesh::MeshConfig;
 use crate::networking::{DestinationRule, VirtualService};
@@ -164,7 +164,7 @@ pub fn read(document: &Document, namespace: &str) -> Result<Option<Resource>, Ve
         ("networking.istio.io", "ServiceEntry") => Resource::ServiceEntry(strict(document, namespace)?),
         ("networking.istio.io", "WorkloadEntry") => Resource::WorkloadEntry(strict(document, namespace)?),
         (group, kind) if group.ends_with("istio.io") => {
-            schema(document)?;
+            crate::check(document)?;
             let reason = format!("{kind} is a kind of Istio that is not built yet; remove it");
             return Err(vec![FieldError::new("/kind", reason)]);
         }
@@ -216,6 +216,7 @@ pub fn schema(document: &Document) -> Result<(), Vec<FieldError>> {
         ("security.istio.io", "RequestAuthentication") => shape::<RequestAuthentication>(document),
         ("telemetry.istio.io", "Telemetry") => shape::<Telemetry>(document),
         ("extensions.istio.io", "WasmPlugin") => shape::<WasmPlugin>(document),
+        ("extensions.istio.io", "TrafficExtension") => shape::<TrafficExtension>(document),
         _ => return Ok(()),
     }?;
     served(group, version, kind)
@@ -274,7 +275,7 @@ fn plain<T: Default + DeserializeOwned>(
 
 /// An Istio object: nothing but `apiVersion`, `kind`, `metadata`, `spec` and `status` stands beside each other, and
 /// the spec's own type refuses what it does not know.
-fn strict<T: Default + DeserializeOwned>(
+pub(crate) fn strict<T: Default + DeserializeOwned>(
     document: &Document,
     namespace: &str,
 ) -> Result<Arc<Object<T>>, Vec<FieldError>> {

@@ -1,5 +1,7 @@
 //! What a single resource must fulfil, as Istio's validation has it.
 
+pub(crate) mod edge;
+pub(crate) mod extensions;
 mod security;
 mod service_entry;
 

@@ -1,11 +1,16 @@
 //! `istioctl analyze`.
 
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
-use galley::{Input, Level, Message};
+use clap::{ArgAction, Args, ValueEnum};
+use galley::{Input, Level, Message, Scope, Suppression};
 use serde_json::{Value, json};
+
+use crate::global::Global;
+use crate::input;
+use crate::output::{Machine, print_machine};
 
 /// Istio's exit code when something at or above the threshold was found.
 const FOUND: u8 = 79;
@@ -13,26 +18,50 @@ const FOUND: u8 = 79;
 /// Find what is wrong with configuration.
 #[derive(Debug, Args)]
 pub(crate) struct Analyze {
-    /// Files and directories; the current directory when none is given.
+    /// Files, directories, or - for standard input; the current directory when none is given.
     paths: Vec<PathBuf>,
-    /// Only this namespace; also the namespace of objects that name none.
-    #[arg(short, long)]
-    namespace: Option<String>,
     /// All namespaces.
     #[arg(short = 'A', long)]
     all_namespaces: bool,
-    /// How findings are printed.
-    #[arg(short, long, default_value = "log")]
-    output: Output,
+    /// Only this analyzer; may be repeated.
+    #[arg(long)]
+    analyzer: Vec<String>,
+    /// Coloured levels; true on a terminal.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    color: Option<bool>,
     /// The level from which on the command fails.
     #[arg(long, default_value = "Error", ignore_case = true)]
     failure_threshold: Threshold,
+    /// Objects that cannot be understood are passed over.
+    #[arg(long)]
+    ignore_unknown: bool,
+    /// List the analyzers.
+    #[arg(short = 'L', long)]
+    list_analyzers: bool,
+    /// A MeshConfig to analyse with.
+    #[arg(long = "meshConfigFile")]
+    mesh_config: Option<PathBuf>,
+    /// How findings are printed.
+    #[arg(short, long, default_value = "log")]
+    output: Output,
     /// The level from which on findings are printed.
     #[arg(long, default_value = "Info", ignore_case = true)]
     output_threshold: Threshold,
+    /// Accepted as Istio's: directories are always read with all that is in them.
+    #[arg(short = 'R', long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    recursive: Option<bool>,
+    /// Known findings not to be reported: CODE=KIND NAME.NAMESPACE, with * for any text; may be repeated.
+    #[arg(short = 'S', long)]
+    suppress: Vec<String>,
+    /// Analyse a live cluster too; not built, so only false.
+    #[arg(short = 'k', long = "use-kube", num_args = 0..=1, default_missing_value = "true", require_equals = true, action = ArgAction::Set)]
+    use_kube: Option<bool>,
+    /// Say which analyzers ran over which files.
+    #[arg(short, long)]
+    verbose: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     Log,
     Json,
@@ -57,62 +86,85 @@ impl Threshold {
 }
 
 impl Analyze {
-    pub(crate) fn run(self) -> Result<ExitCode, String> {
-        let paths = if self.paths.is_empty() { vec![PathBuf::from(".")] } else { self.paths };
-        if let Some(missing) = paths.iter().find(|p| !p.exists()) {
-            return Err(format!("{} does not exist", missing.display()));
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, String> {
+        if self.list_analyzers {
+            for (name, about) in galley::analyzers() {
+                println!("* {name}: {about}");
+            }
+            return Ok(ExitCode::SUCCESS);
         }
-        let namespace = self.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        let mut input = Input::new();
-        for path in &paths {
-            add(path, &namespace, &mut input)?;
+        if self.use_kube == Some(true) {
+            return Err("--use-kube: a live cluster is not analysed yet; pass files".to_owned());
         }
-        let only = self.namespace.as_deref().filter(|_| !self.all_namespaces);
-        let all = galley::analyze(&input, only);
+        let suppressed = self.suppress.iter().map(|text| Suppression::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        let input = self.read(global.namespace())?;
+        let only = global.namespace.as_deref().filter(|_| !self.all_namespaces);
+        let scope = Scope { namespace: only, analyzers: &self.analyzer, suppressed: &suppressed };
+        let mut all = galley::analyze_scope(&input, &scope)?;
+        if self.ignore_unknown {
+            all.retain(|m| !m.is_unreadable_file());
+        }
         let failed = all.iter().any(|m| m.code.level >= self.failure_threshold.level());
         let shown: Vec<&Message> = all.iter().filter(|m| m.code.level >= self.output_threshold.level()).collect();
         match self.output {
-            Output::Log => print_log(&shown, only),
-            Output::Json => println!("{:#}", to_json(&shown)),
-            Output::Yaml => print!("{}", serde_saphyr::to_string(&to_json(&shown)).map_err(|e| e.to_string())?),
+            Output::Log => self.print_log(&shown, only),
+            Output::Json => print_machine(Machine::Json, &to_json(&shown))?,
+            Output::Yaml => print_machine(Machine::Yaml, &to_json(&shown))?,
+        }
+        if failed && self.output == Output::Log {
+            let place = only.map_or_else(|| "all namespaces".to_owned(), |n| format!("namespace: {n}"));
+            eprintln!("Error: Analyzers found issues when analyzing {place}.");
         }
         Ok(if failed { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
     }
-}
 
-/// Adds a file, or all files of a folder.
-fn add(path: &Path, namespace: &str, input: &mut Input) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-    if path.is_dir() {
-        let mut entries: Vec<PathBuf> = std::fs::read_dir(path)
-            .map_err(failed)?
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|p| is_config(p))
-            .collect();
-        entries.sort();
-        return entries.iter().try_for_each(|entry| add(entry, namespace, input));
-    }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    input.add_text(path, &text, namespace);
-    Ok(())
-}
-
-fn is_config(path: &Path) -> bool {
-    let hidden = path.file_name().and_then(|n| n.to_str()).is_none_or(|n| n.starts_with('.'));
-    let known = path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["yaml", "yml", "json"].contains(&e));
-    !hidden && (known || path.is_dir())
-}
-
-fn print_log(messages: &[&Message], namespace: Option<&str>) {
-    for message in messages {
-        println!("{message}");
-    }
-    if messages.is_empty() {
-        match namespace {
-            Some(namespace) => println!("\u{2714} No validation issues found when analyzing namespace: {namespace}."),
-            None => println!("\u{2714} No validation issues found."),
+    fn read(&self, namespace: &str) -> Result<Input, String> {
+        let mut input = Input::new();
+        if let Some(path) = &self.mesh_config {
+            input.add_mesh_config(path, &input::read(path)?);
         }
+        let paths = if self.paths.is_empty() { vec![PathBuf::from(".")] } else { self.paths.clone() };
+        for path in input::files(&paths)? {
+            if self.verbose {
+                eprintln!("{}", path.display());
+            }
+            let text = input::read(&path)?;
+            let shown = if path == std::path::Path::new("-") { PathBuf::from("<stdin>") } else { path };
+            input.add_text(&shown, &text, namespace);
+        }
+        if self.verbose {
+            let names: Vec<&str> = galley::analyzers().map(|(name, _)| name).collect();
+            eprintln!("{}", if self.analyzer.is_empty() { names.join(", ") } else { self.analyzer.join(", ") });
+        }
+        Ok(input)
+    }
+
+    fn print_log(&self, messages: &[&Message], namespace: Option<&str>) {
+        let dumb = std::env::var("TERM").is_ok_and(|t| t == "dumb");
+        let color = self.color.unwrap_or_else(|| std::io::stdout().is_terminal() && !dumb);
+        for message in messages {
+            let text = message.to_string();
+            let level = message.code.level.to_string();
+            match text.strip_prefix(&level).filter(|_| color) {
+                Some(rest) => println!("\u{1b}[{}m{level}\u{1b}[0m{rest}", shade(message.code.level)),
+                None => println!("{text}"),
+            }
+        }
+        if messages.is_empty() {
+            match namespace {
+                Some(n) => println!("\u{2714} No validation issues found when analyzing namespace: {n}."),
+                None => println!("\u{2714} No validation issues found."),
+            }
+        }
+    }
+}
+
+/// Terminal colours: red, yellow, and none of note.
+fn shade(level: Level) -> &'static str {
+    match level {
+        Level::Error => "31",
+        Level::Warning => "33",
+        Level::Info => "0",
     }
 }
 
@@ -120,8 +172,18 @@ fn to_json(messages: &[&Message]) -> Value {
     let one = |m: &&Message| {
         let reference = m.origin.as_ref().map(ToString::to_string);
         json!({
-            "code": m.code.code, "level": m.code.level.to_string(), "message": m.text, "origin": m.resource, "reference": reference,
+            "code": m.code.code,
+            "documentationUrl": documentation(m.code.code),
+            "level": m.code.level.to_string(), "message": m.text, "origin": m.resource, "reference": reference,
         })
     };
     Value::Array(messages.iter().map(one).collect())
+}
+
+/// Where Istio explains a code; ours have no page.
+fn documentation(code: &str) -> String {
+    match code.strip_prefix("IST") {
+        Some(number) => format!("https://istio.io/latest/docs/reference/config/analysis/ist{number}/"),
+        None => String::new(),
+    }
 }

@@ -1,11 +1,13 @@
 //! `istioctl kube-inject`.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use injector::Options;
+
+use crate::global::Global;
+use crate::input;
 
 /// Print Kubernetes YAML with sidecars added.
 #[derive(Debug, Args)]
@@ -16,20 +18,17 @@ pub(crate) struct KubeInject {
     /// Where to write; standard output when not given.
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// Namespace of objects that name none.
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
     /// The revision of the control plane.
     #[arg(short, long, default_value = "default")]
     revision: String,
 }
 
 impl KubeInject {
-    pub(crate) fn run(self) -> Result<ExitCode, String> {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, String> {
         let named = |e: String| format!("{}: {e}", self.filename.display());
-        let text = read(&self.filename).map_err(|e| named(e.to_string()))?;
+        let text = input::read(&self.filename)?;
         let options =
-            Options { namespace: self.namespace.clone(), revision: self.revision.clone(), ..Options::default() };
+            Options { namespace: global.namespace().to_owned(), revision: self.revision.clone(), ..Options::default() };
         let injected = injector::kube_inject(&text, &options).map_err(|e| named(e.to_string()))?;
         match &self.output {
             Some(path) => std::fs::write(path, injected).map_err(|e| format!("{}: {e}", path.display()))?,
@@ -37,13 +36,4 @@ impl KubeInject {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path)
 }

@@ -5,9 +5,10 @@ use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::Value;
 
+use crate::output::{Format, print_machine};
 use crate::table::columns;
 
 /// Show which proxies have what istiod sent last.
@@ -20,14 +21,7 @@ pub(crate) struct ProxyStatus {
     istiod: String,
     /// How rows are printed.
     #[arg(short, long, default_value = "table")]
-    output: Output,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-    Yaml,
+    output: Format,
 }
 
 impl ProxyStatus {
@@ -39,10 +33,9 @@ impl ProxyStatus {
                 return Err(format!("istiod knows no proxy {pod}"));
             }
         }
-        match self.output {
-            Output::Table => print!("{}", table(&rows)),
-            Output::Json => println!("{:#}", Value::Array(rows)),
-            Output::Yaml => print!("{}", serde_saphyr::to_string(&Value::Array(rows)).map_err(|e| e.to_string())?),
+        match self.output.machine() {
+            None => print!("{}", table(&rows)),
+            Some(format) => print_machine(format, &Value::Array(rows))?,
         }
         Ok(ExitCode::SUCCESS)
     }

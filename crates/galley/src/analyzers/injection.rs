@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::service::SYSTEM;
-use crate::input::{Object, text};
+use crate::input::{Object, list, text};
 use crate::message::{Message, codes};
 use crate::world::World;
 
@@ -59,4 +59,13 @@ fn enabled_by_default(world: &World<'_>) -> bool {
     let values: Value =
         injector.and_then(|c| serde_json::from_str(text(c.value(), "/data/values")).ok()).unwrap_or_default();
     values.pointer("/sidecarInjectorWebhook/enableNamespacesByDefault").and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// The label of pods that run a Gateway of the Gateway API.
+pub(super) const GATEWAY_OF_POD: &str = "gateway.networking.k8s.io/gateway-name";
+
+/// The sidecar among a pod's containers, ordinary or native.
+pub(super) fn proxy_container<'v>(value: &'v Value, spec: &str) -> Option<&'v Value> {
+    let fields = ["containers", "initContainers"].into_iter();
+    fields.flat_map(|field| list(value, &format!("{spec}/{field}"))).find(|c| c["name"] == "istio-proxy")
 }

@@ -7,8 +7,8 @@ use crate::input::{list, text};
 use crate::message::{Message, codes};
 use crate::world::World;
 
-/// Kinds whose values are checked too, not only their shape.
-const CHECKED: [&str; 10] = [
+/// Kinds that are in force: what istiod would say of them is said here.
+const IN_FORCE: [&str; 10] = [
     "AuthorizationPolicy",
     "Deployment",
     "DestinationRule",
@@ -25,8 +25,8 @@ const CHECKED: [&str; 10] = [
 pub(super) fn fields(world: &World<'_>) -> Vec<Message> {
     let mut found = Vec::new();
     for object in world.objects {
-        let mut errors: Vec<FieldError> = istio_api::schema(&object.document).err().unwrap_or_default();
-        if errors.is_empty() && CHECKED.contains(&object.kind.as_str()) {
+        let mut errors: Vec<FieldError> = istio_api::check(&object.document).err().unwrap_or_default();
+        if errors.is_empty() && IN_FORCE.contains(&object.kind.as_str()) {
             errors = istio_api::read(&object.document, "default").err().unwrap_or_default();
         }
         found.extend(errors.into_iter().map(|e| {

@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::FieldError;
 use crate::security::{AuthorizationPolicy, RequestAuthentication, Selector};
 
-fn no(found: &mut Vec<FieldError>, pointer: impl AsRef<str>, message: impl Into<String>) {
+/// Adds a mistake.
+pub(super) fn no(found: &mut Vec<FieldError>, pointer: impl AsRef<str>, message: impl Into<String>) {
     found.push(FieldError::new(pointer.as_ref(), message));
 }
 
@@ -22,7 +23,8 @@ pub(super) fn selector(selector: Option<&Selector>, found: &mut Vec<FieldError>)
     }
 }
 
-fn targets(selector: bool, single: Option<&Value>, several: &[Value], found: &mut Vec<FieldError>) {
+/// Whom a policy is for, when it says so by reference.
+pub(super) fn targets(selector: bool, single: Option<&Value>, several: &[Value], found: &mut Vec<FieldError>) {
     let given = [selector, single.is_some(), !several.is_empty()].into_iter().filter(|g| *g).count();
     if given > 1 {
         no(found, "/spec", "only one of selector, targetRef and targetRefs can be set");
