@@ -1,48 +1,28 @@
 //! Adds the sidecar to whatever runs pods.
 //!
-//! Promise: names, arguments, environment, volumes, labels and annotations are those of Istio's injector. What cannot
-//! be honoured is refused by name. This crate knows Kubernetes objects as JSON; it knows no mesh, and reads no files.
-//! Two things stay as the user wrote them: probes of the application, and its own `prometheus.io` annotations.
+//! Promise: names, arguments, environment, volumes, labels and annotations are those of Istio's injector
+//! (docs/injection.md has the differences). What the image's agent cannot do is refused by name. This crate knows
+//! Kubernetes objects as JSON; it knows no mesh, and reads no files.
 
 mod annotations;
 mod containers;
-mod labels;
+mod merge;
+mod metadata;
+mod options;
+mod owner;
+mod probes;
+mod templates;
 mod volumes;
 
 use istio_api::yaml;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+pub use options::{Abilities, Capture, Options, Readiness};
 
 use annotations::Wishes;
-
-/// What the mesh decides for all its pods.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Image of both containers that are added.
-    pub image: String,
-    /// Where proxies find istiod, `HOST:PORT`.
-    pub discovery: String,
-    /// The mesh's trust domain.
-    pub trust_domain: String,
-    /// Name of the cluster.
-    pub cluster: String,
-    /// The revision of the control plane, written to `istio.io/rev`.
-    pub revision: String,
-    /// Namespace of objects that name none.
-    pub namespace: String,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            image: "meltemi:latest".to_owned(),
-            discovery: "istiod.istio-system.svc:15012".to_owned(),
-            trust_domain: "cluster.local".to_owned(),
-            cluster: "Kubernetes".to_owned(),
-            revision: "default".to_owned(),
-            namespace: "default".to_owned(),
-        }
-    }
-}
+use containers::PROXY;
+use owner::{Owner, place_of_pod};
+use templates::Addition;
 
 /// Why an object or a text cannot be injected.
 #[derive(Debug, thiserror::Error)]
@@ -67,14 +47,6 @@ pub enum Refused {
         /// What is wanted.
         expected: &'static str,
     },
-    /// The user has a container of the sidecar's name; two of one name make no pod.
-    #[error("{object}: the container {name} is the injector's; remove it or give it another name")]
-    Container {
-        /// `Kind name`.
-        object: String,
-        /// Its name.
-        name: &'static str,
-    },
     /// The text is no YAML.
     #[error("line {line}: this is not YAML: {reason}")]
     Yaml {
@@ -92,7 +64,7 @@ pub enum Refused {
 /// `sidecar.istio.io/inject: "false"` come back as they are; the items of a `List` are injected one by one.
 ///
 /// # Errors
-/// An annotation of Istio's that is not supported, or a pod that is none.
+/// A wish that would not be honoured, or a pod that is none.
 pub fn inject(object: &Value, options: &Options) -> Result<Value, Refused> {
     let mut object = object.clone();
     if let Some(items) = object.get_mut("items").and_then(Value::as_array_mut) {
@@ -105,29 +77,134 @@ pub fn inject(object: &Value, options: &Options) -> Result<Value, Refused> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let Some(place) = place_of_pod(text("/kind")) else { return Ok(object) };
     let title = format!("{} {}", text("/kind"), text("/metadata/name"));
+    let shape = |field, expected| Refused::Shape { object: title.clone(), field, expected };
     let Some(pod) = object.pointer(place.spec).filter(|pod| pod.is_object()) else {
-        return Err(Refused::Shape { object: title, field: place.spec, expected: "a pod's spec" });
+        return Err(shape(place.spec, "a pod's spec"));
     };
     let empty = Value::Object(Map::new());
     let metadata = object.pointer(place.meta).unwrap_or(&empty);
     if stays_out(pod, metadata) {
         return Ok(object);
     }
-    if let Some(name) = containers::taken(pod) {
-        return Err(Refused::Container { object: title, name });
+    for field in ["containers", "initContainers", "volumes"] {
+        if pod.get(field).is_some_and(|list| !list.is_array() && !list.is_null()) {
+            return Err(shape(field, "a list"));
+        }
     }
-    let wishes = Wishes::read(&title, metadata)?;
-    let containers = containers::both(pod, &owner, &wishes, options);
-    let metadata = labels::metadata(metadata, pod, &owner, &wishes, options);
-    let shape = |field, expected| Refused::Shape { object: title.clone(), field, expected };
-    let pod = object.pointer_mut(place.spec).ok_or_else(|| shape(place.spec, "a pod's spec"))?;
-    put(pod, "containers", containers.beside, false).ok_or_else(|| shape("containers", "a list"))?;
-    put(pod, "initContainers", containers.before, true).ok_or_else(|| shape("initContainers", "a list"))?;
-    put(pod, "volumes", volumes::volumes(), true).ok_or_else(|| shape("volumes", "a list"))?;
+    let wishes = Wishes::read(&title, metadata, options)?;
+    let (metadata, pod) = injected(metadata, pod, &owner, &wishes).map_err(|reason| Refused::Annotation {
+        object: title.clone(),
+        name: "inject.istio.io/templates".to_owned(),
+        reason,
+    })?;
+    *object.pointer_mut(place.spec).ok_or_else(|| shape(place.spec, "a pod's spec"))? = pod;
     let parent = place.meta.strip_suffix("/metadata").unwrap_or_default();
     let parent = object.pointer_mut(parent).ok_or_else(|| shape("metadata", "an object"))?;
     parent["metadata"] = metadata;
     Ok(object)
+}
+
+/// Metadata and spec of the pod with all its templates.
+fn injected(metadata: &Value, pod: &Value, owner: &Owner, wishes: &Wishes) -> Result<(Value, Value), String> {
+    let mut all = Addition::default();
+    let mut taken: Vec<&str> = Vec::new();
+    for name in &wishes.templates {
+        if !taken.contains(&name.as_str()) {
+            taken.push(name);
+            join(&mut all, templates::addition(name, pod, owner, wishes)?);
+        }
+    }
+    let mut pod = pod.clone();
+    let overrides = place(&mut pod, &all, wishes.hold);
+    let secrets: Vec<Value> = wishes.options.pull_secrets.iter().map(|name| json!({"name": name})).collect();
+    let mut spec = Map::from_iter([("volumes".to_owned(), Value::Array(all.volumes.clone()))]);
+    if !secrets.is_empty() {
+        spec.insert("imagePullSecrets".to_owned(), secrets.into());
+    }
+    spec.extend(all.spec.clone());
+    // What the user wrote stands above what a template says.
+    let mut base = Value::Object(spec);
+    merge::over(&mut base, &pod);
+    let metadata = metadata::metadata(metadata, &mut base, &all, &overrides, owner, wishes);
+    Ok((metadata, base))
+}
+
+/// Adds one template's additions to those of others.
+fn join(all: &mut Addition, new: Addition) {
+    let put = |old: &mut Vec<Value>, new: Vec<Value>, field: &str| {
+        let mut base = json!({ field: std::mem::take(old) });
+        merge::over(&mut base, &json!({ field: new }));
+        *old = base[field].as_array_mut().map(std::mem::take).unwrap_or_default();
+    };
+    put(&mut all.before, new.before, "initContainers");
+    put(&mut all.beside, new.beside, "containers");
+    put(&mut all.volumes, new.volumes, "volumes");
+    all.labels.extend(new.labels);
+    all.annotations.extend(new.annotations);
+    let mut spec = Value::Object(std::mem::take(&mut all.spec));
+    merge::over(&mut spec, &Value::Object(new.spec));
+    if let Value::Object(spec) = spec {
+        all.spec = spec;
+    }
+}
+
+/// Puts the containers into the pod; the user's of the same names stand above them, and come back for the record.
+fn place(pod: &mut Value, all: &Addition, hold: bool) -> Map<String, Value> {
+    let mut list = |field: &str| pod[field].as_array_mut().map(std::mem::take).unwrap_or_default();
+    let (mut init, mut containers) = (list("initContainers"), list("containers"));
+    let mut record: Map<String, Value> = Map::new();
+    let mut keep = |field: &str, users: &Value| {
+        let entry = record.entry(field).or_insert_with(|| json!([]));
+        let mut kept = users.clone();
+        if kept.get("resources").is_none() {
+            kept["resources"] = json!({});
+        }
+        if let Some(entry) = entry.as_array_mut() {
+            entry.push(kept);
+        }
+    };
+    let mut before = Vec::new();
+    for template in &all.before {
+        let mut container = template.clone();
+        let own = |list: &mut Vec<Value>| {
+            let at = list.iter().position(|c| c["name"] == template["name"])?;
+            Some(list.remove(at))
+        };
+        if let Some(users) = own(&mut init).or_else(|| own(&mut containers)).map(without_auto) {
+            keep("initContainers", &users);
+            merge::over(&mut container, &users);
+        }
+        before.push(container);
+    }
+    for template in &all.beside {
+        let mut container = template.clone();
+        match containers.iter_mut().find(|c| c["name"] == template["name"]) {
+            Some(users) => {
+                let own = without_auto(users.take());
+                keep("containers", &own);
+                merge::over(&mut container, &own);
+                *users = container;
+            }
+            None if hold && template["name"] == PROXY => containers.insert(0, container),
+            None => containers.push(container),
+        }
+    }
+    before.append(&mut init);
+    if !before.is_empty() {
+        pod["initContainers"] = before.into();
+    }
+    pod["containers"] = containers.into();
+    record
+}
+
+/// The image `auto` stands for the injector's.
+fn without_auto(mut container: Value) -> Value {
+    if container["image"] == "auto"
+        && let Some(map) = container.as_object_mut()
+    {
+        map.shift_remove("image");
+    }
+    container
 }
 
 /// A text of several documents with sidecars. Comments do not survive.
@@ -152,73 +229,6 @@ pub fn kube_inject(text: &str, options: &Options) -> Result<String, Refused> {
     Ok(out)
 }
 
-/// Where the pod is within the object.
-struct Place {
-    meta: &'static str,
-    spec: &'static str,
-}
-
-/// JSON pointers to a kind's pod metadata and spec. For a CronJob the metadata is the Job's: it is where Istio puts it.
-fn place_of_pod(kind: &str) -> Option<Place> {
-    let (meta, spec) = match kind {
-        "Pod" => ("/metadata", "/spec"),
-        "CronJob" => ("/spec/jobTemplate/metadata", "/spec/jobTemplate/spec/template/spec"),
-        "Deployment"
-        | "DaemonSet"
-        | "StatefulSet"
-        | "ReplicaSet"
-        | "ReplicationController"
-        | "Job"
-        | "DeploymentConfig" => ("/spec/template/metadata", "/spec/template/spec"),
-        _ => return None,
-    };
-    Some(Place { meta, spec })
-}
-
-/// Who owns the pods.
-pub(crate) struct Owner {
-    pub kind: String,
-    pub version: String,
-    pub name: String,
-    pub namespace: String,
-}
-
-impl Owner {
-    fn of(object: &Value, options: &Options) -> Self {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let first = |a: &str, b: &str| if a.is_empty() { b.to_owned() } else { a.to_owned() };
-        let owner = Self {
-            kind: text("/kind").to_owned(),
-            version: text("/apiVersion").to_owned(),
-            name: first(text("/metadata/name"), text("/metadata/generateName").trim_end_matches('-')),
-            namespace: first(text("/metadata/namespace"), &options.namespace),
-        };
-        owner.or_controller(object)
-    }
-
-    /// A pod belongs to its controller, and one of a ReplicaSet's to the Deployment that made that.
-    fn or_controller(self, object: &Value) -> Self {
-        let references = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let controller = references.into_iter().flatten().find(|r| r["controller"] == true);
-        let Some(controller) = controller.filter(|_| self.kind == "Pod") else { return self };
-        let text = |key: &str| controller[key].as_str().unwrap_or_default().to_owned();
-        let mut owner = Self { kind: text("kind"), version: text("apiVersion"), name: text("name"), ..self };
-        let hash = object.pointer("/metadata/labels/pod-template-hash").and_then(Value::as_str);
-        let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
-        if let Some(deployment) = deployment.filter(|_| owner.kind == "ReplicaSet").map(str::to_owned) {
-            owner.kind = "Deployment".to_owned();
-            owner.name = deployment;
-        }
-        owner
-    }
-
-    /// The owner as Istio writes it in the proxy's metadata.
-    pub(crate) fn reference(&self) -> String {
-        let plural = format!("{}s", self.kind.to_lowercase());
-        format!("kubernetes://apis/{}/namespaces/{}/{plural}/{}", self.version, self.namespace, self.name)
-    }
-}
-
 fn stays_out(pod: &Value, metadata: &Value) -> bool {
     let word = |of: &str, key: &str| metadata[of][key].as_str();
     let inject = word("labels", "sidecar.istio.io/inject").or_else(|| word("annotations", "sidecar.istio.io/inject"));
@@ -226,23 +236,4 @@ fn stays_out(pod: &Value, metadata: &Value) -> bool {
     let refused = inject.is_some_and(|word| !["true", "y", "yes", "on", "1"].contains(&word.to_lowercase().as_str()));
     let done = word("annotations", "sidecar.istio.io/status").is_some();
     pod["hostNetwork"] == true || refused || done
-}
-
-/// Adds to a list of the pod, at its start or its end; `None` when it is there and is no list.
-fn put(pod: &mut Value, field: &str, mut new: Vec<Value>, first: bool) -> Option<()> {
-    if new.is_empty() {
-        return Some(());
-    }
-    let list = pod.as_object_mut()?.entry(field).or_insert(Value::Null);
-    if list.is_null() {
-        *list = Value::Array(Vec::new());
-    }
-    let list = list.as_array_mut()?;
-    if first {
-        new.append(list);
-        *list = new;
-    } else {
-        list.append(&mut new);
-    }
-    Some(())
 }
