@@ -6,6 +6,7 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use envoy_api::Any;
 use envoy_api::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_api::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
 use envoy_api::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_api::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use proto::http_connection_manager::{ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier};
@@ -17,6 +18,7 @@ use telemetry::AccessLog;
 use crate::access_log;
 use crate::common::{kind, limit, unpack};
 use crate::context::{Context, Refusal, Result, RouteSlot, Routes, Under};
+use crate::jwt;
 use crate::rbac::engine;
 use crate::route;
 use crate::route_action;
@@ -33,6 +35,8 @@ pub enum RouteSource {
 /// A filter that may answer or change a request, in configured order.
 #[derive(Debug)]
 pub enum HttpFilter {
+    /// Tokens of end users.
+    Jwt(::jwt::Policy),
     /// Authorization.
     Rbac(Engine),
     /// Authorization that only logs what it would do.
@@ -165,6 +169,9 @@ fn add_filter(manager: &mut HttpManager, filter: &proto::HttpFilter) -> Result<b
             if let Some(rules) = &rbac.rules {
                 manager.filters.push(HttpFilter::Rbac(engine(rules).under("rules")?));
             }
+        }
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
+            manager.filters.push(HttpFilter::Jwt(jwt::compile(&unpack::<JwtAuthentication>(any)?)?));
         }
         "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
             let fault = route_action::fault(&unpack::<HttpFault>(any)?)?;

@@ -9,6 +9,7 @@ mod cluster;
 mod common;
 mod context;
 mod http;
+mod jwt;
 mod listener;
 mod rbac;
 mod route;

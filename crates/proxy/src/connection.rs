@@ -59,6 +59,7 @@ impl About {
             remote: self.source.ip(),
             local: self.destination,
             sni: &self.sni,
+            claims: None,
         }
     }
 

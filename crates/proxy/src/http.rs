@@ -9,6 +9,7 @@ mod headers;
 mod mirror;
 mod reply;
 mod request;
+mod token;
 mod upgrade;
 
 pub(crate) use body::AdminBody;

@@ -4,6 +4,7 @@
 //! code decides in the proxy, in the commands and in tests. This crate knows nothing of xDS or Kubernetes.
 
 pub mod chain;
+pub mod claims;
 pub mod headers;
 pub mod matching;
 pub mod path;

@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde_json::{Map, Value};
 
 use crate::RequestView;
+use crate::claims::ClaimMatch;
 use crate::matching::{HeaderMatch, StringMatch};
 
 /// What a decision may look at; below HTTP there is no request.
@@ -27,6 +29,8 @@ pub struct Attributes<'a> {
     pub local: SocketAddr,
     /// Server name of the TLS hello.
     pub sni: &'a str,
+    /// Claims of verified tokens, by the name under which they are kept.
+    pub claims: Option<&'a Map<String, Value>>,
 }
 
 /// What a policy asks of the caller.
@@ -50,6 +54,8 @@ pub enum Principal {
     Header(HeaderMatch),
     /// The path.
     Path(StringMatch),
+    /// A claim of a verified token.
+    Claim(ClaimMatch),
 }
 
 /// What a policy asks of the operation.
@@ -73,6 +79,8 @@ pub enum Permission {
     DestinationPorts(u16, u32),
     /// Server name of the TLS hello.
     Sni(StringMatch),
+    /// A claim of a verified token.
+    Claim(ClaimMatch),
 }
 
 /// One named policy: one of its permissions and one of its principals.
@@ -148,6 +156,7 @@ impl Principal {
             Self::RemoteIp(net) => net.contains(&at.remote),
             Self::Header(header) => at.request.is_some_and(|r| header.is_match(&r)),
             Self::Path(path) => at.request.is_some() && path.is_match(at.path),
+            Self::Claim(claim) => claim.is_match(at.claims),
         }
     }
 }
@@ -164,6 +173,7 @@ impl Permission {
             Self::DestinationIp(net) => net.contains(&at.local.ip()),
             Self::DestinationPorts(from, to) => (u32::from(*from)..*to).contains(&u32::from(at.local.port())),
             Self::Sni(name) => name.is_match(at.sni),
+            Self::Claim(claim) => claim.is_match(at.claims),
         }
     }
 }
@@ -182,6 +192,7 @@ mod tests {
             remote: "10.0.0.9".parse().unwrap(),
             local: local.parse().unwrap(),
             sni: "",
+            claims: None,
         }
     }
 

@@ -8,6 +8,7 @@ use proxy_config::{HttpFilter, HttpManager};
 use rules::RequestView;
 use rules::rbac::{Attributes, Effect, Engine};
 use rules::route::{Abort, Cors, Fault, Route};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use telemetry::ResponseFlags;
 use upstream::ClusterSlot;
@@ -15,6 +16,7 @@ use upstream::ClusterSlot;
 use super::Connection;
 use super::headers::remote;
 use super::reply::Local;
+use super::token;
 use crate::connection::denial;
 
 /// Whether the request may go on.
@@ -25,28 +27,53 @@ pub(crate) enum Verdict {
     Answer(Local),
 }
 
-/// Authorization, which looks at the request alone.
-pub(crate) fn authorise(connection: &Connection, manager: &HttpManager, view: &RequestView<'_>) -> Verdict {
-    let attributes = Attributes {
-        request: Some(*view),
-        path: view.path_only(),
-        remote: remote(manager, view.headers, connection.about.source),
-        ..connection.about.attributes()
-    };
+/// Authentication of end users and authorization, which look at the request alone. What the tokens change in the
+/// request is given back; none when no filter asks for tokens.
+pub(crate) fn authorise(
+    connection: &Connection,
+    manager: &HttpManager,
+    view: &RequestView<'_>,
+) -> Result<Option<jwt::Changes>, Local> {
+    let mut tokens: Option<jwt::Changes> = None;
     for filter in &manager.filters {
         match filter {
+            HttpFilter::Jwt(policy) => {
+                let preflight = || *view.method == *"OPTIONS" && is_preflight(&Method::OPTIONS, view.headers);
+                if !(policy.bypass_preflight && preflight()) {
+                    tokens = Some(token::check(policy, view)?);
+                }
+            }
             HttpFilter::Rbac(engine) => {
-                if let Some(reply) = denied(engine, &attributes) {
-                    return Verdict::Answer(reply);
+                let claims = tokens.as_ref().map(|t| &t.claims);
+                if let Some(reply) = denied(engine, &attributes(connection, manager, view, claims)) {
+                    return Err(reply);
                 }
             }
             HttpFilter::ShadowRbac(engine) => {
-                tracing::debug!(decision = ?engine.decide(&attributes), "dry run");
+                let claims = tokens.as_ref().map(|t| &t.claims);
+                let decision = engine.decide(&attributes(connection, manager, view, claims));
+                tracing::debug!(?decision, "dry run");
             }
             HttpFilter::Fault(_) | HttpFilter::Cors => {}
         }
     }
-    Verdict::Pass
+    Ok(tokens)
+}
+
+/// What policies look at.
+fn attributes<'a>(
+    connection: &'a Connection,
+    manager: &HttpManager,
+    view: &RequestView<'a>,
+    claims: Option<&'a Map<String, Value>>,
+) -> Attributes<'a> {
+    Attributes {
+        request: Some(*view),
+        path: view.path_only(),
+        remote: remote(manager, view.headers, connection.about.source),
+        claims,
+        ..connection.about.attributes()
+    }
 }
 
 fn denied(engine: &Engine, attributes: &Attributes<'_>) -> Option<Local> {
@@ -57,6 +84,7 @@ fn denied(engine: &Engine, attributes: &Attributes<'_>) -> Option<Local> {
         details: Cow::Owned(denial(&decision)),
         body: Bytes::from_static(b"RBAC: access denied"),
         grpc: Some(7),
+        challenge: None,
     })
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Local {
     pub(crate) details: Cow<'static, str>,
     pub(crate) body: Bytes,
     pub(crate) grpc: Option<u16>,
+    /// `www-authenticate`
+    pub(crate) challenge: Option<HeaderValue>,
 }
 
 impl Local {
@@ -25,7 +27,14 @@ impl Local {
         details: impl Into<Cow<'static, str>>,
         body: &'static str,
     ) -> Self {
-        Self { status, flags, details: details.into(), body: Bytes::from_static(body.as_bytes()), grpc: None }
+        Self {
+            status,
+            flags,
+            details: details.into(),
+            body: Bytes::from_static(body.as_bytes()),
+            grpc: None,
+            challenge: None,
+        }
     }
 }
 
@@ -36,6 +45,9 @@ pub(crate) fn local(mut exchange: Box<Exchange>, server: Option<&HeaderValue>, r
     let mut headers = HeaderMap::with_capacity(6);
     if let Some(server) = server {
         headers.insert(header::SERVER, server.clone());
+    }
+    if let Some(challenge) = reply.challenge {
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
     }
     let (status, body) = if exchange.grpc {
         let code = reply.grpc.unwrap_or_else(|| grpc_code(reply.status));

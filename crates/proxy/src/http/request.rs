@@ -22,7 +22,7 @@ use super::filters::{self, Verdict};
 use super::forward::forward;
 use super::headers;
 use super::reply::{self, Local};
-use super::{Connection, upgrade};
+use super::{Connection, token, upgrade};
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -55,9 +55,14 @@ pub(crate) async fn handle(
     };
     let authority = exchange.authority.clone();
     let view = view(&request, authority.as_ref());
-    if let Verdict::Answer(local) = filters::authorise(connection, manager, &view) {
-        return answer(exchange, local);
+    let tokens = match filters::authorise(connection, manager, &view) {
+        Ok(tokens) => tokens,
+        Err(local) => return answer(exchange, local),
+    };
+    if let Some(tokens) = tokens {
+        token::apply(tokens, &mut request);
     }
+    let view = self::view(&request, authority.as_ref());
     let Some((host, route)) = routes.select(&view) else {
         return answer(exchange, Local::new(StatusCode::NOT_FOUND, ResponseFlags::NR, "route_not_found", ""));
     };
