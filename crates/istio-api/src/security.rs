@@ -100,6 +100,25 @@ pub struct JwtRule {
     pub output_payload_to_header: String,
     pub forward_original_token: bool,
     pub output_claim_to_headers: Vec<ClaimToHeader>,
+    #[serde(with = "crate::duration")]
+    pub timeout: Option<std::time::Duration>,
+    pub space_delimited_claims: Vec<String>,
+}
+
+impl JwtRule {
+    /// Where an issuer describes itself (OpenID Connect Discovery 1.0, section 4).
+    pub const DISCOVERY: &str = "/.well-known/openid-configuration";
+
+    /// Where the keys are to be fetched, when the rule does not bring them along: its `jwksUri`, else the description of
+    /// an issuer that is an address.
+    pub fn key_set_uri(&self) -> Option<String> {
+        let web = |text: &str| text.starts_with("https://") || text.starts_with("http://");
+        match (&*self.jwks, &*self.jwks_uri) {
+            ("", "") if web(&self.issuer) => Some(format!("{}{}", self.issuer.trim_end_matches('/'), Self::DISCOVERY)),
+            ("", uri) if !uri.is_empty() => Some(uri.to_owned()),
+            _ => None,
+        }
+    }
 }
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]

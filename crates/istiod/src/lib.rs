@@ -5,6 +5,7 @@
 
 mod debug;
 mod generator;
+mod jwks;
 mod server;
 mod tls;
 

@@ -20,7 +20,7 @@ use xds::AdsServer;
 
 use crate::debug;
 use crate::generator::{Secure, Translator};
-use crate::tls;
+use crate::{jwks, tls};
 
 /// What istiod is called inside a cluster.
 const HOSTS: [&str; 3] = ["istiod.istio-system.svc", "istiod.istio-system.svc.cluster.local", "istiod.istio-system"];
@@ -122,7 +122,7 @@ impl Istiod {
         if let Some(overlay) = &self.options.overlay {
             directory = directory.with_overlay(overlay.clone());
         }
-        let mut loaded = sources::watch(directory);
+        let loaded = sources::watch(directory);
         let translator = Translator {
             snapshot: RwLock::new(loaded.borrow().snapshot.clone()),
             tokens: self.tokens.clone(),
@@ -135,14 +135,7 @@ impl Istiod {
             Arc::new(State { ads: ads.clone(), loaded: loaded.clone(), csr: csr.clone(), started: Instant::now() });
         tokio::spawn(debug::serve(self.monitoring, state.clone()));
         tokio::spawn(debug::serve(self.ready, state));
-        let follow = ads.clone();
-        tokio::spawn(async move {
-            while loaded.changed().await.is_ok() {
-                let snapshot = loaded.borrow_and_update().snapshot.clone();
-                *follow.generator().snapshot.write() = snapshot;
-                follow.notify();
-            }
-        });
+        tokio::spawn(follow(ads.clone(), loaded));
         let config = serving_config(&self.authority, &self.options.trust_domain)?;
         tracing::info!(secure = %self.options.secure, plain = %self.options.plain, "istiod serves");
         let plain = builder()
@@ -154,6 +147,23 @@ impl Istiod {
             .serve_with_incoming(tls::accept(self.secure, config));
         tokio::try_join!(plain, secure)?;
         Ok(())
+    }
+}
+
+/// Puts each new snapshot in force, with the key sets that its tokens need.
+async fn follow(ads: AdsServer<Translator>, mut loaded: watch::Receiver<Loaded>) {
+    let (rules, heard) = watch::channel(loaded.borrow().snapshot.clone());
+    let mut keys = jwks::keep(heard);
+    loop {
+        tokio::select! {
+            changed = loaded.changed() => if changed.is_err() { return },
+            changed = keys.changed() => if changed.is_err() { return },
+        }
+        let snapshot = loaded.borrow_and_update().snapshot.clone();
+        rules.send_replace(snapshot.clone());
+        let sets = keys.borrow_and_update().clone();
+        *ads.generator().snapshot.write() = snapshot.with_key_sets(sets);
+        ads.notify();
     }
 }
 

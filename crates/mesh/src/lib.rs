@@ -12,5 +12,5 @@ mod workload;
 
 pub use model::{Endpoint, Protocol, Resolution, Service, ServicePort};
 pub use policy::{Authorization, MergedDestinationRule, MtlsMode};
-pub use snapshot::Snapshot;
+pub use snapshot::{KeySets, Snapshot};
 pub use workload::{Identity, Workload};

@@ -45,9 +45,12 @@ struct Inner {
     only_slices: bool,
 }
 
+/// Key sets of token issuers by the address they were fetched from.
+pub type KeySets = BTreeMap<String, Arc<str>>;
+
 /// The mesh at one moment; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Snapshot(Arc<Inner>);
+pub struct Snapshot(Arc<Inner>, Arc<KeySets>);
 
 impl Snapshot {
     /// Builds a snapshot. Of conflicting objects the older counts: by creation time, then in the order given.
@@ -104,7 +107,18 @@ impl Snapshot {
         inner.by_ip = inner.workloads.iter().map(|w| (w.ip, w.clone())).collect();
         inner.by_host = inner.services.iter().rev().map(|s| (s.host.clone(), s.clone())).collect();
         inner.rules = policy::merge(&rules, full_host);
-        Self(Arc::new(inner))
+        Self(Arc::new(inner), Arc::default())
+    }
+
+    /// The same mesh with the key sets that were fetched for its RequestAuthentications.
+    #[must_use]
+    pub fn with_key_sets(self, sets: Arc<KeySets>) -> Self {
+        Self(self.0, sets)
+    }
+
+    /// The key set that was fetched from an address.
+    pub fn key_set(&self, uri: &str) -> Option<&str> {
+        self.1.get(uri).map(|text| &**text)
     }
 
     /// The mesh configuration.

@@ -1,14 +1,18 @@
 //! RequestAuthentication as Envoy's `jwt_authn` filter.
 
 use istio_api::security::{JwtRule, RequestAuthentication};
+use mesh::Snapshot;
 use serde_json::{Map, Value, json};
 
 /// The filter that checks the tokens of all policies at one workload; none when there are none.
 ///
 /// A request without a token passes (AuthorizationPolicy decides); a request with a token that no provider accepts is
-/// refused. Keys come inline; a rule that names only a URL gets a key that signed nothing, so every token of that issuer
-/// fails until somebody has fetched the keys, as with Istio when its fetch fails.
-pub(crate) fn filter<'a>(policies: impl IntoIterator<Item = &'a RequestAuthentication>) -> Option<Value> {
+/// refused. Keys come inline: the rule's own, or those that were fetched from its address. Until they have been, a key
+/// that signed nothing stands in for them, so every token of that issuer fails, as with Istio.
+pub(crate) fn filter<'a>(
+    snapshot: &Snapshot,
+    policies: impl IntoIterator<Item = &'a RequestAuthentication>,
+) -> Option<Value> {
     let rules: Vec<&JwtRule> = policies.into_iter().flat_map(|policy| policy.jwt_rules.iter()).collect();
     if rules.is_empty() {
         return None;
@@ -17,7 +21,7 @@ pub(crate) fn filter<'a>(policies: impl IntoIterator<Item = &'a RequestAuthentic
     let mut checks = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
         let name = format!("origins-{index}");
-        providers.insert(name.clone(), provider(rule));
+        providers.insert(name.clone(), provider(snapshot, rule));
         checks.push(name);
     }
     Some(json!({
@@ -52,11 +56,20 @@ twwiUZ_OfHjF8Sfm-InLW7w4_tGf6XZfcdjW1uHxy6vJDgLn9tVhgP6u3ygjxc-7VIDbNazC24jJeS9W
 TyUYQxt5t9X-c8jO6StptIcd3Ri7wCOeZ7xIISholnhm2yZ-RRcXraHeLlDn4RJAcr7OxQtj-732nJ_1l2RXSkh5R6\
 KCdaKtePTrwyVuZpm8N1LjU2_WF5ROeFN8S37fgRGfbI31W7_H1zgBc36V5Um_R4bLlhljWw\"}]}";
 
-fn provider(rule: &JwtRule) -> Value {
+/// Claims that are lists written as one text, whatever the rule says (Istio's default).
+const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];
+
+fn provider(snapshot: &Snapshot, rule: &JwtRule) -> Value {
+    let fetched = rule.key_set_uri().and_then(|uri| snapshot.key_set(&uri).map(str::to_owned));
+    let own = Some(&rule.jwks).filter(|text| !text.is_empty()).cloned();
+    let keys = own.or(fetched).unwrap_or_else(|| NO_KEYS.to_owned());
+    let mut spaced: Vec<&str> = SPACE_DELIMITED.to_vec();
+    spaced.extend(rule.space_delimited_claims.iter().map(String::as_str).filter(|c| !SPACE_DELIMITED.contains(c)));
     let mut out = json!({
         "forward": rule.forward_original_token,
         "issuer": rule.issuer,
-        "localJwks": {"inlineString": if rule.jwks.is_empty() { NO_KEYS } else { &rule.jwks }},
+        "localJwks": {"inlineString": keys},
+        "normalizePayloadInMetadata": {"spaceDelimitedClaims": spaced},
         "payloadInMetadata": "payload"
     });
     if !rule.audiences.is_empty() {

@@ -226,8 +226,8 @@ fn request_authentication(spec: &RequestAuthentication, list: &mut List<'_>) {
         "use selector; targetRefs need gateways, which are not built",
     );
     for (index, rule) in spec.jwt_rules.iter().enumerate() {
-        let remote = rule.jwks.is_empty();
-        let pointer = || format!("/spec/jwtRules/{index}/jwksUri");
-        list.when(remote, pointer, "fetching keys is not built; put the key set into jwks");
+        let unusable = !rule.jwks.is_empty() && ::jwt::KeySet::parse(&rule.jwks).is_err();
+        let pointer = || format!("/spec/jwtRules/{index}/jwks");
+        list.when(unusable, pointer, "no key of this set can verify a signature; RSA, EC, Ed25519 and octet keys can");
     }
 }

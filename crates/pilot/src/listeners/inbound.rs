@@ -141,7 +141,8 @@ impl<'a> Own<'a> {
         let tokens = snapshot.request_authentications_for(workload);
         let found = snapshot.authorization_policies_for(workload);
         let policies = Policies { audit: &found.audit, custom: &found.custom, deny: &found.deny, allow: &found.allow };
-        let mut http_security: Vec<Value> = jwt::filter(tokens.iter().map(|object| &object.spec)).into_iter().collect();
+        let mut http_security: Vec<Value> =
+            jwt::filter(snapshot, tokens.iter().map(|object| &object.spec)).into_iter().collect();
         http_security.extend(policies.http_filters(&trust_domains));
         let tcp_security = policies.tcp_filters(&trust_domains);
         Self { snapshot, proxy, trust_domains, http_security, tcp_security }
