@@ -8,3 +8,4 @@ mod routing;
 mod security;
 mod shop;
 mod survival;
+mod tokens;
