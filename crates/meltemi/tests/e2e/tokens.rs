@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::shop::Shop;
 
 const ISSUER: &str = "https://issuer.example";
-/// The application's own health page stays open; the rest needs a token of the group "buyers".
+/// The page /open needs none; the rest needs a token of the group "buyers".
 const RULES: &str = r#"
 apiVersion: security.istio.io/v1
 kind: RequestAuthentication
@@ -24,7 +24,7 @@ metadata: {name: buyers, namespace: production}
 spec:
   selector: {matchLabels: {app: payment-api}}
   rules:
-  - to: [{operation: {paths: [/healthz]}}]
+  - to: [{operation: {paths: [/open]}}]
   - from: [{source: {requestPrincipals: ["https://issuer.example/*"]}}]
     when: [{key: "request.auth.claims[groups]", values: [buyers]}]
 "#;
@@ -67,7 +67,7 @@ fn requests_need_a_token_that_holds_and_says_enough() {
     let seen = body.to_lowercase();
     assert!(seen.contains("\"x-user\":\"alice\"") && !seen.contains("authorization"), "{body}");
     // A claim of the client's own making does not pass for one.
-    let (_, forged) = call(&shop, "/healthz", &["x-user: admin".to_owned()]);
+    let (_, forged) = call(&shop, "/open", &["x-user: admin".to_owned()]);
     assert!(!forged.contains("admin"), "{forged}");
 
     let refused = [
@@ -81,8 +81,8 @@ fn requests_need_a_token_that_holds_and_says_enough() {
         assert!(line.contains(code) && body.contains(reason), "{what}: {body}");
     }
     // Without a token the open page answers; with a bad one nothing does.
-    assert!(call(&shop, "/healthz", &[]).0.contains("200"));
-    assert!(call(&shop, "/healthz", &bearer(b"guess", &claims(&["buyers"], far))).0.contains("401"));
+    assert!(call(&shop, "/open", &[]).0.contains("200"));
+    assert!(call(&shop, "/open", &bearer(b"guess", &claims(&["buyers"], far))).0.contains("401"));
     shop.until("the log to name the reason", || {
         shop.proxy_logs("payment-api-v1").contains("jwt_authn_access_denied{Jwt_is_expired}")
             || shop.proxy_logs("payment-api-v2").contains("jwt_authn_access_denied{Jwt_is_expired}")
