@@ -6,12 +6,49 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
+/// How a string is matched; written `{}`, it asks only that there is one.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(try_from = "StringPattern", into = "StringPattern")]
 pub enum StringMatch {
+    Present,
     Exact(String),
     Prefix(String),
     Regex(String),
+}
+/// [`StringMatch`] as it is written.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct StringPattern {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regex: Option<String>,
+}
+impl TryFrom<StringPattern> for StringMatch {
+    type Error = &'static str;
+    fn try_from(of: StringPattern) -> Result<Self, Self::Error> {
+        match (of.exact, of.prefix, of.regex) {
+            (None, None, None) => Ok(Self::Present),
+            (Some(text), None, None) => Ok(Self::Exact(text)),
+            (None, Some(text), None) => Ok(Self::Prefix(text)),
+            (None, None, Some(text)) => Ok(Self::Regex(text)),
+            _ => Err("a match has one of exact, prefix, regex"),
+        }
+    }
+}
+impl From<StringMatch> for StringPattern {
+    fn from(of: StringMatch) -> Self {
+        let mut out = Self::default();
+        match of {
+            StringMatch::Present => {}
+            StringMatch::Exact(text) => out.exact = Some(text),
+            StringMatch::Prefix(text) => out.prefix = Some(text),
+            StringMatch::Regex(text) => out.regex = Some(text),
+        }
+        out
+    }
 }
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -38,6 +75,7 @@ pub struct HttpRoute {
     pub retries: Option<HttpRetry>,
     pub fault: Option<Fault>,
     pub mirror: Option<Destination>,
+    pub mirror_percent: Option<u32>,
     pub mirror_percentage: Option<Percent>,
     pub mirrors: Vec<HttpMirrorPolicy>,
     pub cors_policy: Option<CorsPolicy>,
@@ -95,6 +133,7 @@ pub struct HttpRedirect {
     pub derive_port: Option<String>,
     pub scheme: String,
     pub redirect_code: u32,
+    pub prefix_rewrite: String,
 }
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -262,9 +301,29 @@ pub struct TrafficPolicy {
     pub outlier_detection: Option<OutlierDetection>,
     pub tls: Option<ClientTlsSettings>,
     pub port_level_settings: Vec<PortTrafficPolicy>,
-    pub tunnel: Option<serde_json::Value>,
-    pub proxy_protocol: Option<serde_json::Value>,
-    pub retry_budget: Option<serde_json::Value>,
+    pub tunnel: Option<TunnelSettings>,
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub retry_budget: Option<RetryBudget>,
+}
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TunnelSettings {
+    pub protocol: String,
+    pub target_host: String,
+    pub target_port: u32,
+}
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ProxyProtocol {
+    pub version: Option<String>,
+}
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct RetryBudget {
+    pub percent: Option<f64>,
+    pub min_retry_concurrency: Option<u32>,
+    #[serde(with = "crate::duration")]
+    pub budget_interval: Option<Duration>,
 }
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -280,10 +339,40 @@ pub struct PortTrafficPolicy {
 pub struct LoadBalancerSettings {
     pub simple: Option<String>,
     pub consistent_hash: Option<ConsistentHash>,
-    pub locality_lb_setting: Option<serde_json::Value>,
+    pub locality_lb_setting: Option<LocalityLbSetting>,
+    pub zone_aware_lb_setting: Option<serde_json::Value>,
+    pub backend_utilization: Option<serde_json::Value>,
     #[serde(with = "crate::duration")]
     pub warmup_duration_secs: Option<Duration>,
-    pub warmup: Option<serde_json::Value>,
+    pub warmup: Option<Warmup>,
+}
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Warmup {
+    #[serde(with = "crate::duration")]
+    pub duration: Option<Duration>,
+    pub minimum_percent: Option<f64>,
+    pub aggression: Option<f64>,
+}
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct LocalityLbSetting {
+    pub distribute: Vec<LocalityDistribute>,
+    pub failover: Vec<LocalityFailover>,
+    pub failover_priority: Vec<String>,
+    pub enabled: Option<bool>,
+}
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct LocalityDistribute {
+    pub from: String,
+    pub to: BTreeMap<String, u32>,
+}
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct LocalityFailover {
+    pub from: String,
+    pub to: String,
 }
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -303,6 +392,13 @@ pub struct HttpCookie {
     pub path: String,
     #[serde(with = "crate::duration")]
     pub ttl: Option<Duration>,
+    pub attributes: Vec<CookieAttribute>,
+}
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct CookieAttribute {
+    pub name: String,
+    pub value: String,
 }
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -355,6 +451,16 @@ pub struct HttpSettings {
     pub h2_upgrade_policy: Option<String>,
     pub use_client_protocol: bool,
     pub max_concurrent_streams: Option<i32>,
+    #[serde(rename = "http2KeepAlive")]
+    pub http2_keep_alive: Option<Http2KeepAlive>,
+}
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Http2KeepAlive {
+    #[serde(with = "crate::duration")]
+    pub interval: Option<Duration>,
+    #[serde(with = "crate::duration")]
+    pub timeout: Option<Duration>,
 }
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -371,6 +477,7 @@ pub struct OutlierDetection {
     pub max_ejection_percent: Option<i32>,
     pub min_health_percent: Option<i32>,
     pub consecutive_errors: Option<i32>,
+    pub outlier_detection_http_error_codes: Vec<u32>,
 }
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]

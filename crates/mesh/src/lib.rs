@@ -3,6 +3,7 @@
 //! Promise: a [`Snapshot`] is immutable and cheap to clone; the same objects in the same order give the same snapshot.
 //! Precedence is Istio's. This crate knows nothing of files, Kubernetes' API or Envoy.
 
+mod delegate;
 mod entry;
 mod model;
 mod policy;

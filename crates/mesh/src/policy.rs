@@ -34,6 +34,10 @@ pub struct MergedDestinationRule {
     pub traffic_policy: Option<TrafficPolicy>,
     /// The subsets of all.
     pub subsets: Vec<Subset>,
+    /// Namespaces that see it; empty: all.
+    pub export_to: Vec<String>,
+    /// Labels of the clients it is for; none: all that see it.
+    pub selector: BTreeMap<String, String>,
 }
 
 /// AuthorizationPolicies of one workload, by action.
@@ -103,37 +107,69 @@ pub(crate) fn mtls_mode(
         .unwrap_or(MtlsMode::Permissive)
 }
 
-/// DestinationRules by namespace and full host, merged.
+/// DestinationRules by namespace and full host, merged: the first traffic policy counts, subsets add up. Only rules for
+/// the same clients are merged.
 pub(crate) fn merge(
     rules: &[Arc<Object<DestinationRule>>],
     full: impl Fn(&str, &str) -> String,
-) -> BTreeMap<(String, String), (Arc<MergedDestinationRule>, Vec<String>)> {
-    let mut merged: BTreeMap<(String, String), (MergedDestinationRule, Vec<String>)> = BTreeMap::new();
+) -> BTreeMap<(String, String), Vec<Arc<MergedDestinationRule>>> {
+    let mut merged: BTreeMap<(String, String), Vec<MergedDestinationRule>> = BTreeMap::new();
     for rule in rules {
         let namespace = &rule.metadata.namespace;
-        let key = (namespace.clone(), full(&rule.spec.host, namespace));
-        let entry = merged.entry(key).or_insert_with(|| {
-            let fresh = MergedDestinationRule {
+        let all = merged.entry((namespace.clone(), full(&rule.spec.host, namespace))).or_default();
+        let selector = rule.spec.workload_selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default();
+        let same = |m: &MergedDestinationRule| {
+            m.selector == selector && same_namespaces(&m.export_to, &rule.spec.export_to, namespace)
+        };
+        let at = all.iter().position(same).unwrap_or_else(|| {
+            all.push(MergedDestinationRule {
                 name: rule.metadata.name.clone(),
                 namespace: namespace.clone(),
                 host: rule.spec.host.clone(),
+                export_to: rule.spec.export_to.clone(),
+                selector: selector.clone(),
                 ..MergedDestinationRule::default()
-            };
-            (fresh, rule.spec.export_to.clone())
+            });
+            all.len() - 1
         });
-        if entry.0.traffic_policy.is_none() {
-            entry.0.traffic_policy.clone_from(&rule.spec.traffic_policy);
+        let Some(entry) = all.get_mut(at) else { continue };
+        if entry.traffic_policy.is_none() {
+            entry.traffic_policy.clone_from(&rule.spec.traffic_policy);
         }
         for subset in &rule.spec.subsets {
-            if !entry.0.subsets.iter().any(|s| s.name == subset.name) {
-                entry.0.subsets.push(subset.clone());
+            if !entry.subsets.iter().any(|s| s.name == subset.name) {
+                entry.subsets.push(subset.clone());
             }
         }
     }
-    merged.into_iter().map(|(key, (rule, export))| (key, (Arc::new(rule), export))).collect()
+    merged.into_iter().map(|(key, rules)| (key, rules.into_iter().map(Arc::new).collect())).collect()
 }
 
-/// Whether a rule is visible to clients of a namespace.
-pub(crate) fn visible(export: &[String], own: &str, client: &str) -> bool {
-    exported(export, own, client)
+/// Whether two lists of `exportTo` mean the same.
+fn same_namespaces(a: &[String], b: &[String], own: &str) -> bool {
+    let meant = |list: &[String]| -> std::collections::BTreeSet<String> {
+        if list.is_empty() {
+            return ["*".to_owned()].into();
+        }
+        list.iter().map(|n| if n == "." { own.to_owned() } else { n.clone() }).collect()
+    };
+    meant(a) == meant(b)
+}
+
+/// Of the rules of one host and namespace the one for a client: one that selects it, else the oldest for all that it may
+/// see. A selector reaches no other namespace.
+pub(crate) fn choose(
+    rules: &[Arc<MergedDestinationRule>],
+    namespace: &str,
+    client: &str,
+    labels: &BTreeMap<String, String>,
+) -> Option<Arc<MergedDestinationRule>> {
+    let selects = |rule: &&Arc<MergedDestinationRule>| {
+        !rule.selector.is_empty()
+            && namespace == client
+            && rule.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    };
+    let open =
+        |rule: &&Arc<MergedDestinationRule>| rule.selector.is_empty() && exported(&rule.export_to, namespace, client);
+    rules.iter().find(selects).or_else(|| rules.iter().find(open)).cloned()
 }

@@ -10,6 +10,7 @@ use istio_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthen
 use istio_api::service_entry::{ServiceEntry, WorkloadEntry};
 use istio_api::{Object, Resource};
 
+use crate::delegate;
 use crate::entry::{self, Declared};
 use crate::model::{Endpoint, Service, ServicePort, exported};
 use crate::policy::{self, Authorization, MergedDestinationRule, MtlsMode};
@@ -21,7 +22,7 @@ const ROOT: &str = "istio-system";
 /// DNS domain of the cluster.
 const DOMAIN: &str = "cluster.local";
 
-type MergedRules = BTreeMap<(String, String), (Arc<MergedDestinationRule>, Vec<String>)>;
+type MergedRules = BTreeMap<(String, String), Vec<Arc<MergedDestinationRule>>>;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -35,6 +36,8 @@ struct Inner {
     declared: HashMap<String, Declared>,
     own_workloads: Vec<Arc<Object<WorkloadEntry>>>,
     virtual_services: Vec<Arc<Object<VirtualService>>>,
+    /// Those with hosts, the routes of their delegates in place.
+    roots: Vec<Arc<Object<VirtualService>>>,
     rules: MergedRules,
     peers: Vec<Arc<Object<PeerAuthentication>>>,
     policies: Vec<Arc<Object<AuthorizationPolicy>>>,
@@ -94,6 +97,7 @@ impl Snapshot {
             }
         }
         oldest_first(&mut inner.virtual_services);
+        inner.roots = delegate::merged(&inner.virtual_services, &full_host);
         oldest_first(&mut rules);
         oldest_first(&mut inner.peers);
         inner.policies.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
@@ -234,7 +238,7 @@ impl Snapshot {
             (gateways.is_empty() || gateways.iter().any(|g| g == "mesh"))
                 && exported(&vs.spec.export_to, &vs.metadata.namespace, namespace)
         };
-        self.0.virtual_services.iter().filter(counts).cloned().collect()
+        self.0.roots.iter().filter(counts).cloned().collect()
     }
 
     /// The VirtualService of a host for clients in a namespace: an exact host before a wildcard, then the oldest.
@@ -262,32 +266,43 @@ impl Snapshot {
 
     /// All DestinationRules, merged by host and namespace.
     pub fn destination_rules(&self) -> impl Iterator<Item = &Arc<MergedDestinationRule>> {
-        self.0.rules.values().map(|(rule, _)| rule)
+        self.0.rules.values().flatten()
     }
 
-    /// The DestinationRule of a host for clients in a namespace: theirs, the service's, then the root namespace's; on
-    /// each level an exact host before a wildcard.
-    pub fn destination_rule_for(&self, host: &str, client: &str) -> Option<Arc<MergedDestinationRule>> {
+    /// The DestinationRule of a host for a client, by its namespace and labels: of its own namespace, the service's, then
+    /// the root namespace's; on each level an exact host before a wildcard, and one that selects the client before others.
+    pub fn destination_rule_for(
+        &self,
+        host: &str,
+        client: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Arc<MergedDestinationRule>> {
         let own = self.service(host).map(|s| s.namespace.as_str());
         let mut levels = vec![client];
         levels.extend(own.filter(|o| *o != client));
         levels.push(self.root_namespace());
-        levels.into_iter().find_map(|namespace| self.rule_in(namespace, host, client))
+        levels.into_iter().find_map(|namespace| self.rule_in(namespace, host, client, labels))
     }
 
-    fn rule_in(&self, namespace: &str, host: &str, client: &str) -> Option<Arc<MergedDestinationRule>> {
-        let visible =
-            |(_, export): &&(Arc<MergedDestinationRule>, Vec<String>)| policy::visible(export, namespace, client);
-        let exact = self.0.rules.get(&(namespace.to_owned(), host.to_owned())).filter(visible);
+    fn rule_in(
+        &self,
+        namespace: &str,
+        host: &str,
+        client: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Arc<MergedDestinationRule>> {
+        let choose = |all: &Vec<Arc<MergedDestinationRule>>| policy::choose(all, namespace, client, labels);
+        let exact = self.0.rules.get(&(namespace.to_owned(), host.to_owned())).and_then(choose);
         let wild = || {
             let here = self.0.rules.iter().filter(|((n, _), _)| n == namespace);
             let fits = here.filter_map(|((_, pattern), found)| {
                 let suffix = pattern.strip_prefix('*')?;
-                (host.len() > suffix.len() && host.ends_with(suffix)).then_some((suffix.len(), found))
+                let fits = host.len() > suffix.len() && host.ends_with(suffix);
+                fits.then(|| choose(found)).flatten().map(|rule| (suffix.len(), rule))
             });
-            fits.filter(|(_, found)| visible(found)).max_by_key(|(length, _)| *length).map(|(_, found)| found)
+            fits.max_by_key(|(length, _)| *length).map(|(_, found)| found)
         };
-        exact.or_else(wild).map(|(rule, _)| rule.clone())
+        exact.or_else(wild)
     }
 
     /// How a workload takes connections on a port; port 0 stands for ports that no service names.

@@ -29,7 +29,7 @@ pub fn clusters(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
 
 /// What ties the requests of a route to hosts, when the DestinationRule asks for it.
 pub(crate) fn hash_policy(snapshot: &Snapshot, proxy: &Proxy, host: &str, subset: &str, port: u16) -> Option<Value> {
-    let rule = snapshot.destination_rule_for(host, &proxy.namespace)?;
+    let rule = snapshot.destination_rule_for(host, &proxy.namespace, &proxy.labels)?;
     let traffic = policy::effective(&rule, subset, port);
     policy::hash(traffic.load_balancer.as_ref()?)
 }
@@ -122,7 +122,7 @@ fn outbound(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: &Servic
     if app == App::Udp || service.external_name.is_some() {
         return;
     }
-    let rule = snapshot.destination_rule_for(&service.host, &proxy.namespace);
+    let rule = snapshot.destination_rule_for(&service.host, &proxy.namespace, &proxy.labels);
     let origin = rule.as_ref().map(|rule| policy::origin(rule));
     let subsets = rule.iter().flat_map(|rule| &rule.subsets).map(|subset| subset.name.as_str());
     for subset in std::iter::once("").chain(subsets) {

@@ -27,7 +27,7 @@ pub(crate) fn assignment(snapshot: &Snapshot, proxy: &Proxy, name: &str, health:
     let labels = if subset.is_empty() {
         BTreeMap::new()
     } else {
-        let rule = snapshot.destination_rule_for(host, &proxy.namespace)?;
+        let rule = snapshot.destination_rule_for(host, &proxy.namespace, &proxy.labels)?;
         rule.subsets.iter().find(|s| s.name == subset)?.labels.clone()
     };
     let mut places: BTreeMap<String, Vec<(u32, Value)>> = BTreeMap::new();

@@ -3,8 +3,6 @@
 mod action;
 pub(crate) mod matching;
 
-pub(crate) use action::grpc_code;
-
 use istio_api::Object;
 use istio_api::networking::{Destination, HttpRoute, VirtualService};
 use mesh::{Service, Snapshot};
@@ -158,16 +156,32 @@ fn user_route(
         out["name"] = json!(name.join("."));
     }
     if let Some(redirect) = &http.redirect {
-        out["redirect"] = action::redirect(redirect);
+        out["redirect"] = action::redirect(redirect, port);
     } else if let Some(answer) = &http.direct_response {
         out["directResponse"] = action::direct_response(answer);
     } else {
         let (targets, host) = targets(snapshot, proxy, object, http, port);
         out["decorator"] = json!({"operation": format!("{host}:{port}{}", operation_path(request))});
         out["route"] = action::forward(Some((http, request)), &targets, mirrors(snapshot, proxy, object, http, port));
+        if let Some(headers) = &http.headers {
+            action::set_headers(headers, &mut out);
+        }
+        // Of one destination only, its own operations are the route's.
+        if let [action::Target { headers: Some(headers), .. }] = targets.as_slice() {
+            action::set_headers(headers, &mut out);
+        }
+        return with_filters(http, request, out);
     }
     if let Some(headers) = &http.headers {
         action::set_headers(headers, &mut out);
+    }
+    with_filters(http, request, out)
+}
+
+/// What filters and counters are told of a route.
+fn with_filters(http: &HttpRoute, request: Option<&istio_api::networking::HttpMatchRequest>, mut out: Value) -> Value {
+    if let Some(prefix) = request.map(|request| &request.stat_prefix).filter(|prefix| !prefix.is_empty()) {
+        out["statPrefix"] = json!(prefix);
     }
     let filters = action::per_filter(http);
     if !filters.is_empty() {
@@ -179,7 +193,7 @@ fn user_route(
 fn operation_path(request: Option<&istio_api::networking::HttpMatchRequest>) -> String {
     use istio_api::networking::StringMatch;
     match request.and_then(|request| request.uri.as_ref()) {
-        None => "/*".to_owned(),
+        None | Some(StringMatch::Present) => "/*".to_owned(),
         Some(StringMatch::Exact(path)) => path.clone(),
         Some(StringMatch::Prefix(prefix)) => format!("{prefix}*"),
         Some(StringMatch::Regex(expression)) => expression.clone(),
@@ -244,10 +258,8 @@ fn mirrors(
         let (host, port) = resolve(snapshot, proxy, object, to, port);
         names::outbound_cluster(port, &to.subset, &host)
     };
-    let single = http
-        .mirror
-        .as_ref()
-        .map(|to| action::mirror(&cluster(to), http.mirror_percentage.as_ref().map(|percent| percent.value)));
+    let percent = http.mirror_percentage.as_ref().map(|percent| percent.value).or(http.mirror_percent.map(f64::from));
+    let single = http.mirror.as_ref().map(|to| action::mirror(&cluster(to), percent));
     let several = http
         .mirrors
         .iter()

@@ -1,10 +1,10 @@
 //! What users may write and this crate does not translate: it is refused where configuration is accepted, never ignored.
 
-use istio_api::networking::{HttpRoute, TrafficPolicy, VirtualService};
+use istio_api::networking::{Headers, HttpRoute, TrafficPolicy, VirtualService};
 use istio_api::security::{AuthorizationPolicy, RequestAuthentication};
 use mesh::{MergedDestinationRule, Snapshot};
 
-use crate::{authz, routes};
+use crate::authz;
 
 /// One field that would have no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,34 +99,42 @@ fn virtual_service(spec: &VirtualService, list: &mut List<'_>) {
 }
 
 fn http_route(http: &HttpRoute, at: &str, list: &mut List<'_>) {
-    list.when(http.delegate.is_some(), || format!("{at}/delegate"), "delegation is not built; write the routes here");
-    if let Some(retries) = &http.retries {
-        let locality = retries.retry_remote_localities.is_some();
-        list.when(
-            locality,
-            || format!("{at}/retries/retryRemoteLocalities"),
-            "retries across localities are not built",
-        );
-    }
     if let Some(fault) = &http.fault {
         let exponential = fault.delay.as_ref().is_some_and(|delay| delay.exponential_delay.is_some());
-        list.when(exponential, || format!("{at}/fault/delay/exponentialDelay"), "use fixedDelay");
-        let old = fault.delay.as_ref().is_some_and(|delay| delay.percent != 0);
-        list.when(old, || format!("{at}/fault/delay/percent"), "use percentage");
-        let abort = fault.abort.as_ref();
-        let http2 = abort.is_some_and(|abort| abort.http2_error.is_some());
-        list.when(http2, || format!("{at}/fault/abort/http2Error"), "use httpStatus or grpcStatus");
-        let code = abort.and_then(|abort| abort.grpc_status.as_deref());
-        let unknown = code.is_some_and(|name| routes::grpc_code(name).is_none());
-        list.when(
-            unknown,
-            || format!("{at}/fault/abort/grpcStatus"),
-            "this is no gRPC status name, such as UNAVAILABLE",
-        );
+        let reason = "Istio has no such delay either; use fixedDelay";
+        list.when(exponential, || format!("{at}/fault/delay/exponentialDelay"), reason);
+        let http2 = fault.abort.as_ref().is_some_and(|abort| abort.http2_error.is_some());
+        let reason = "Istio has no such abort either; use httpStatus or grpcStatus";
+        list.when(http2, || format!("{at}/fault/abort/http2Error"), reason);
     }
-    if let Some(redirect) = &http.redirect {
-        let derived = redirect.derive_port.is_some();
-        list.when(derived, || format!("{at}/redirect/derivePort"), "write the port number instead");
+    for (index, wanted) in http.r#match.iter().enumerate() {
+        for (field, names) in [("headers", &wanted.headers), ("withoutHeaders", &wanted.without_headers)] {
+            for name in names.keys().filter(|name| name.starts_with('@')) {
+                let pointer = || format!("{at}/match/{index}/{field}/{name}");
+                list.when(true, pointer, "claims of tokens choose routes at gateways only");
+            }
+        }
+    }
+    header_values(http.headers.as_ref(), at, list);
+    for (index, route) in http.route.iter().enumerate() {
+        header_values(route.headers.as_ref(), &format!("{at}/route/{index}"), list);
+    }
+}
+
+/// Envoy's operators in header values are not built; `%%` is a percent sign.
+fn header_values(headers: Option<&Headers>, at: &str, list: &mut List<'_>) {
+    let Some(headers) = headers else { return };
+    for (side, operations) in [("request", &headers.request), ("response", &headers.response)] {
+        let Some(operations) = operations else { continue };
+        for (kind, values) in [("set", &operations.set), ("add", &operations.add)] {
+            for (name, value) in values {
+                list.when(
+                    value.replace("%%", "").contains('%'),
+                    || format!("{at}/headers/{side}/{kind}/{name}"),
+                    "operators (%...%) in header values are not built; write %% for a percent sign",
+                );
+            }
+        }
     }
 }
 

@@ -287,6 +287,7 @@ fn tcp_proxy(proto: &tcp::TcpProxy, context: &Context) -> Result<TcpProxy> {
         weight,
         request_headers: HeaderMutation::default(),
         response_headers: HeaderMutation::default(),
+        host_rewrite: None,
     };
     let clusters = match &proto.cluster_specifier {
         Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => vec![entry(name, 1)],

@@ -7,8 +7,9 @@ use envoy_api::envoy::config::route::v3 as proto;
 use proto::query_parameter_matcher::QueryParameterMatchSpecifier as Q;
 use proto::route_match::PathSpecifier as P;
 use rules::matching::{QueryMatch, StringMatch};
-use rules::route::{PathMatch, Route, RouteMatch};
+use rules::route::{PathMatch, Route, RouteCounters, RouteMatch};
 use rules::table::{RouteTable, VirtualHost};
+use telemetry::Counter;
 use upstream::ClusterSlot;
 
 use crate::common::{header_match, mutation, string_match};
@@ -53,7 +54,7 @@ fn virtual_host(proto: &proto::VirtualHost, context: &Context) -> Result<Virtual
     }
     let extra = route_action::per_filter(&proto.typed_per_filter_config)?;
     let routes = proto.routes.iter().enumerate().map(|(i, r)| {
-        let mut route = route(r, context).under(format!("routes[{i}]"))?;
+        let mut route = route(r, &proto.name, context).under(format!("routes[{i}]"))?;
         route.cors = route.cors.or_else(|| extra.cors.clone());
         route.fault = route.fault.or_else(|| extra.fault.clone());
         Ok(route)
@@ -68,7 +69,7 @@ fn virtual_host(proto: &proto::VirtualHost, context: &Context) -> Result<Virtual
     })
 }
 
-fn route(proto: &proto::Route, context: &Context) -> Result<Route<Arc<ClusterSlot>>> {
+fn route(proto: &proto::Route, host: &str, context: &Context) -> Result<Route<Arc<ClusterSlot>>> {
     let given = proto.r#match.as_ref().ok_or_else(|| Refusal::new("match", "is missing"))?;
     let extra = route_action::per_filter(&proto.typed_per_filter_config)?;
     let operation = proto.decorator.as_ref().and_then(|d| HeaderValue::from_str(&d.operation).ok());
@@ -81,7 +82,37 @@ fn route(proto: &proto::Route, context: &Context) -> Result<Route<Arc<ClusterSlo
         fault: extra.fault,
         cors: extra.cors,
         operation,
+        counters: counters(host, &proto.stat_prefix, context),
     })
+}
+
+/// Envoy's counters of a route, `vhost.HOST.route.PREFIX.upstream_rq_*`.
+#[derive(Debug)]
+struct Counters {
+    completed: Arc<Counter>,
+    classes: [Arc<Counter>; 5],
+}
+
+impl RouteCounters for Counters {
+    fn answered(&self, status: u16) {
+        self.completed.inc();
+        if let Some(class) = usize::from(status / 100).checked_sub(1).and_then(|class| self.classes.get(class)) {
+            class.inc();
+        }
+    }
+}
+
+fn counters(host: &str, prefix: &str, context: &Context) -> Option<Arc<dyn RouteCounters>> {
+    if prefix.is_empty() {
+        return None;
+    }
+    // Envoy writes no colons into names of statistics.
+    let host = host.replace(':', "_");
+    let counter = |leaf: &str| context.telemetry.counter(&format!("vhost.{host}.route.{prefix}.upstream_rq_{leaf}"));
+    Some(Arc::new(Counters {
+        completed: counter("completed"),
+        classes: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(counter),
+    }))
 }
 
 fn matches(proto: &proto::RouteMatch) -> Result<RouteMatch> {

@@ -6,20 +6,22 @@ use std::time::Duration;
 
 use ::http::{HeaderName, HeaderValue, StatusCode};
 use envoy_api::Any;
-use envoy_api::envoy::config::core::v3::DataSource;
+use envoy_api::envoy::config::core::v3::{DataSource, data_source};
 use envoy_api::envoy::config::route::v3 as proto;
 use envoy_api::envoy::extensions::filters::common::fault::v3::{FaultDelay, fault_delay};
 use envoy_api::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_api::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault, fault_abort};
+use envoy_api::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use proto::redirect_action::{PathRewriteSpecifier, SchemeRewriteSpecifier};
 use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, hash_policy::PolicySpecifier};
+use proto::weighted_cluster::cluster_weight::HostRewriteSpecifier as ClusterHostRewrite;
 use rules::matching::search_regex;
 use rules::route::{
     Abort, Action, Cors, Fault, Forward, HashPolicy, Mirror, Redirect, RetryOn, RetryPolicy, WeightedCluster,
 };
 use upstream::ClusterSlot;
 
-use crate::common::{data_source, duration, kind, limit, mutation, per_million, string_match, unpack};
+use crate::common::{data_source as text_source, duration, kind, limit, mutation, per_million, string_match, unpack};
 use crate::context::{Context, Refusal, Result, Under};
 
 /// Envoy's default route timeout.
@@ -36,16 +38,23 @@ pub(crate) fn compile(
         Some(A::Redirect(action)) => Ok(Action::Redirect(Box::new(redirect(action, matched).under("redirect")?))),
         Some(A::DirectResponse(direct)) => {
             let body = match &direct.body {
-                Some(source @ DataSource { specifier: Some(_), .. }) => data_source(Some(source)).under("body")?,
-                _ => String::new(),
+                Some(source @ DataSource { specifier: Some(_), .. }) => bytes(source).under("body")?,
+                _ => Vec::new(),
             };
             let status = u16::try_from(direct.status).ok().and_then(|s| StatusCode::from_u16(s).ok());
             let status = status.ok_or_else(|| Refusal::new("direct_response.status", "is not a status"))?;
-            Ok(Action::Direct { status, body: body.into_bytes().into() })
+            Ok(Action::Direct { status, body: body.into() })
         }
         Some(A::NonForwardingAction(_)) => Err(Refusal::unsupported("non_forwarding_action")),
         Some(A::FilterAction(_)) => Err(Refusal::unsupported("filter_action")),
         None => Err(Refusal::new("action", "is missing")),
+    }
+}
+
+fn bytes(source: &DataSource) -> Result<Vec<u8>> {
+    match &source.specifier {
+        Some(data_source::Specifier::InlineBytes(bytes)) => Ok(bytes.clone()),
+        _ => text_source(Some(source)).map(String::into_bytes),
     }
 }
 
@@ -111,6 +120,7 @@ fn clusters(proto: &proto::RouteAction, context: &Context) -> Result<Vec<Weighte
             weight: 1,
             request_headers: Default::default(),
             response_headers: Default::default(),
+            host_rewrite: None,
         }]),
         Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted
             .clusters
@@ -124,6 +134,12 @@ fn clusters(proto: &proto::RouteAction, context: &Context) -> Result<Vec<Weighte
                     weight: c.weight.map_or(0, |w| w.value),
                     request_headers: mutation(&c.request_headers_to_add, &c.request_headers_to_remove)?,
                     response_headers: mutation(&c.response_headers_to_add, &c.response_headers_to_remove)?,
+                    host_rewrite: match &c.host_rewrite_specifier {
+                        None => None,
+                        Some(ClusterHostRewrite::HostRewriteLiteral(host)) => {
+                            Some(HeaderValue::from_str(host).map_err(|e| Refusal::new("host_rewrite_literal", e))?)
+                        }
+                    },
                 })
             })
             .collect::<Result<_>>()
@@ -165,9 +181,7 @@ fn retry(proto: &proto::RetryPolicy) -> Result<RetryPolicy> {
     if proto.per_try_idle_timeout.is_some() {
         return Err(Refusal::unsupported("per_try_idle_timeout"));
     }
-    if proto.retry_priority.is_some() {
-        return Err(Refusal::unsupported("retry_priority"));
-    }
+    let other_priorities = proto.retry_priority.as_ref().map(priorities).transpose().under("retry_priority")?;
     let mut previous_hosts = false;
     for predicate in &proto.retry_host_predicate {
         match predicate.name.as_str() {
@@ -188,7 +202,26 @@ fn retry(proto: &proto::RetryPolicy) -> Result<RetryPolicy> {
         backoff_max: backoff.and_then(|b| duration(b.max_interval.as_ref())).unwrap_or(base * 10),
         previous_hosts,
         host_attempts: u32::try_from(proto.host_selection_retry_max_attempts).unwrap_or(1).max(1),
+        other_priorities: other_priorities.unwrap_or(0),
+        cautious: proto.retry_on == ISTIO_DEFAULT,
     })
+}
+
+/// What Istio sends where no user has asked for anything. In these words nobody asks that requests be repeated which the
+/// application may have seen; in any others a user has chosen.
+const ISTIO_DEFAULT: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+
+/// After how many tries other priorities are tried.
+fn priorities(proto: &proto::retry_policy::RetryPriority) -> Result<u32> {
+    match &proto.config_type {
+        Some(proto::retry_policy::retry_priority::ConfigType::TypedConfig(any))
+            if kind(any) == "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig" =>
+        {
+            let config: PreviousPrioritiesConfig = unpack(any)?;
+            Ok(u32::try_from(config.update_frequency).unwrap_or(1).max(1))
+        }
+        _ => Err(Refusal::new("name", format!("{} is not supported", proto.name))),
+    }
 }
 
 fn hash(proto: &proto::route_action::HashPolicy) -> Result<HashPolicy> {
@@ -313,5 +346,6 @@ fn cors(proto: &CorsPolicy) -> Result<Cors> {
         expose: value(&proto.expose_headers)?,
         max_age: value(&proto.max_age)?,
         credentials: proto.allow_credentials.is_some_and(|v| v.value),
+        forward_unmatched: proto.forward_not_matching_preflights.is_none_or(|v| v.value),
     })
 }

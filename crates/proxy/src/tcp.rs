@@ -66,7 +66,8 @@ pub(crate) async fn connect(proxy: &TcpProxy, original: SocketAddr) -> Result<Up
     let mut last = fail(ResponseFlags::UH, "no_healthy_upstream");
     last.cluster = Some(cluster.config.name.clone());
     for _ in 0..proxy.max_connect_attempts {
-        let Ok(host) = cluster.pick(&PickContext { hash: None, tried: &tried, original: Some(original) }) else {
+        let Ok(host) = cluster.pick(&PickContext { tried: &tried, original: Some(original), ..PickContext::default() })
+        else {
             break;
         };
         match upstream::connect(&cluster, &host, Alpn::Configured).await {

@@ -83,6 +83,14 @@ pub struct Route<C> {
     pub cors: Option<Arc<Cors>>,
     /// Operation name for traces (`x-envoy-decorator-operation`).
     pub operation: Option<http::HeaderValue>,
+    /// Counters of its own.
+    pub counters: Option<Arc<dyn RouteCounters>>,
+}
+
+/// Counters of one route.
+pub trait RouteCounters: std::fmt::Debug + Send + Sync {
+    /// An upstream, or the proxy in its place, answered with this status.
+    fn answered(&self, status: u16);
 }
 
 /// What a route does.
@@ -112,6 +120,8 @@ pub struct WeightedCluster<C> {
     pub request_headers: HeaderMutation,
     /// Changes to responses that come from there.
     pub response_headers: HeaderMutation,
+    /// Replaces the authority of requests that go there.
+    pub host_rewrite: Option<http::HeaderValue>,
 }
 
 /// Sends a request on.
@@ -229,14 +239,17 @@ impl Redirect {
     pub fn location(&self, request: &RequestView<'_>) -> String {
         let scheme = self.scheme.as_deref().unwrap_or(request.scheme);
         let host = self.host.as_deref().unwrap_or_else(|| {
-            if self.port.is_some() || self.scheme.is_some() {
-                crate::table::without_port(request.authority)
-            } else {
-                request.authority
-            }
+            let bare = crate::table::without_port(request.authority);
+            let old = request.authority.get(bare.len()..).unwrap_or_default();
+            // With a new scheme the old scheme's own port says nothing any more.
+            let gone = matches!((request.scheme, old), ("http", ":80") | ("https", ":443"));
+            if self.port.is_some() || (self.scheme.is_some() && gone) { bare } else { request.authority }
         });
         let path = match (&self.path, &self.prefix) {
-            (Some(path), _) => path.to_string(),
+            (Some(path), _) => match request.path.split_once('?') {
+                Some((_, query)) if !path.contains('?') => format!("{path}?{query}"),
+                _ => path.to_string(),
+            },
             (None, Some((old, new))) => match request.path.strip_prefix(&**old) {
                 Some(rest) => format!("{new}{rest}"),
                 None => request.path.to_owned(),
@@ -330,11 +343,21 @@ pub struct RetryPolicy {
     pub previous_hosts: bool,
     /// Picks before an already tried host is accepted after all.
     pub host_attempts: u32,
+    /// After so many tries the priorities tried so far are avoided; 0: never.
+    pub other_priorities: u32,
+    /// It is the default, not a user's wish: a request that is not idempotent is not sent again once its bytes may have
+    /// reached the application.
+    pub cautious: bool,
 }
 
 impl RetryPolicy {
-    /// Whether a try that ended so is tried again (Envoy's router documentation, `x-envoy-retry-on`).
-    pub fn applies(&self, end: TryEnd) -> bool {
+    /// Whether a try that ended so is tried again (Envoy's router documentation, `x-envoy-retry-on`). `idempotent`: the
+    /// request may reach the application twice.
+    pub fn applies(&self, end: TryEnd, idempotent: bool) -> bool {
+        let unseen = matches!(end, TryEnd::ConnectFailure | TryEnd::RefusedStream | TryEnd::Reset { sent: false });
+        if self.cautious && !idempotent && !unseen {
+            return false;
+        }
         let on = |name| self.on.has(name);
         let gateway = |s: u16| matches!(s, 502..=504);
         match end {
@@ -405,4 +428,6 @@ pub struct Cors {
     pub max_age: Option<http::HeaderValue>,
     /// `access-control-allow-credentials`
     pub credentials: bool,
+    /// Preflights of other origins are the application's; otherwise they are answered without permission.
+    pub forward_unmatched: bool,
 }

@@ -201,7 +201,7 @@ mod tests {
         let loaded = source.refresh().unwrap();
         assert!(loaded.problems.is_empty());
         let host = "pay.prod.svc.cluster.local";
-        assert!(loaded.snapshot.destination_rule_for(host, "prod").is_some());
+        assert!(loaded.snapshot.destination_rule_for(host, "prod", &Default::default()).is_some());
         assert!(source.refresh().is_none(), "nothing has changed");
 
         for (bad, line, reason) in [
@@ -215,12 +215,18 @@ mod tests {
             let problem = &loaded.problems[0];
             assert!(problem.reason.contains(reason), "{problem}");
             assert!(problem.line.abs_diff(line) <= 1, "{bad}: {problem}");
-            assert!(loaded.snapshot.destination_rule_for(host, "prod").is_some(), "{bad}: the last good one stays");
+            assert!(
+                loaded.snapshot.destination_rule_for(host, "prod", &Default::default()).is_some(),
+                "{bad}: the last good one stays"
+            );
         }
         std::fs::remove_file(folder.path().join("b.yaml")).unwrap();
         let loaded = source.refresh().unwrap();
         assert!(loaded.problems.is_empty());
-        assert!(loaded.snapshot.destination_rule_for(host, "prod").is_none(), "a deleted file is gone");
+        assert!(
+            loaded.snapshot.destination_rule_for(host, "prod", &Default::default()).is_none(),
+            "a deleted file is gone"
+        );
     }
 
     #[test]

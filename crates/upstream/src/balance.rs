@@ -7,10 +7,10 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::cluster::PickContext;
 use crate::config::Balance;
 use crate::host::{self, Host};
 
@@ -72,12 +72,24 @@ impl HostSet {
 
     /// A host that is not in `tried`; when all of the chosen priority are tried, one of those: as with Envoy, earlier
     /// tries do not move a request to another priority.
-    pub(crate) fn pick(&self, balance: Balance, hash: Option<u64>, tried: &[SocketAddr]) -> Option<&Arc<Host>> {
-        let level = self.level(hash)?;
+    pub(crate) fn pick(&self, balance: Balance, context: &PickContext<'_>) -> Option<&Arc<Host>> {
+        let (hash, tried) = (context.hash, context.tried);
+        let level = self.other_level(context.priorities).or_else(|| self.level(hash))?;
         if tried.is_empty() {
             return level.pick(balance, hash, &|_| true);
         }
         level.pick(balance, hash, &|h| !tried.contains(&h.address)).or_else(|| level.pick(balance, hash, &|_| true))
+    }
+
+    /// The first priority that is not to be avoided and has a host that is well.
+    fn other_level(&self, avoid: &[u32]) -> Option<&Level> {
+        if avoid.is_empty() {
+            return None;
+        }
+        self.levels.iter().find(|level| {
+            level.hosts.first().is_some_and(|h| !avoid.contains(&h.config.priority))
+                && level.hosts.iter().any(|h| h.is_available())
+        })
     }
 
     fn level(&self, hash: Option<u64>) -> Option<&Level> {

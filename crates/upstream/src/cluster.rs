@@ -36,6 +36,8 @@ pub struct PickContext<'a> {
     pub hash: Option<u64>,
     /// Hosts to avoid.
     pub tried: &'a [SocketAddr],
+    /// Priorities to avoid while another has a host that is well.
+    pub priorities: &'a [u32],
     /// The address the client dialled.
     pub original: Option<SocketAddr>,
 }
@@ -158,7 +160,7 @@ impl Cluster {
         }
         self.refresh();
         let hosts = self.hosts.load();
-        hosts.pick(self.config.balance, context.hash, context.tried).cloned().ok_or(PickError::NoHealthyHost)
+        hosts.pick(self.config.balance, context).cloned().ok_or(PickError::NoHealthyHost)
     }
 
     /// Lets hosts whose time aside is over come back.

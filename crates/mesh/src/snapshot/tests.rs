@@ -91,11 +91,11 @@ spec: {host: "*.prod.svc.cluster.local"}
 "#;
     let mesh = mesh(&format!("{BASE}{rules}"));
     let host = "pay.prod.svc.cluster.local";
-    let from_prod = mesh.destination_rule_for(host, "prod").unwrap();
+    let from_prod = mesh.destination_rule_for(host, "prod", &Default::default()).unwrap();
     let names: Vec<_> = from_prod.subsets.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(names, ["v1", "v2"]);
-    assert_eq!(mesh.destination_rule_for(host, "client").unwrap().name, "c");
-    assert_eq!(mesh.destination_rule_for(host, "elsewhere").unwrap().name, "a");
+    assert_eq!(mesh.destination_rule_for(host, "client", &Default::default()).unwrap().name, "c");
+    assert_eq!(mesh.destination_rule_for(host, "elsewhere", &Default::default()).unwrap().name, "a");
 }
 
 #[test]

@@ -29,6 +29,17 @@ pub(super) fn default_retry(hashed: bool) -> Value {
     out
 }
 
+/// Every second try leaves the priorities, and so the localities, that were tried before.
+fn previous_priorities() -> Value {
+    json!({
+        "name": "envoy.retry_priorities.previous_priorities",
+        "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+            "updateFrequency": 2
+        }
+    })
+}
+
 fn previous_hosts() -> Value {
     json!([{
         "name": "envoy.retry_host_predicates.previous_hosts",
@@ -63,8 +74,11 @@ fn retry(of: &HttpRetry, hashed: bool) -> Option<Value> {
     if let Some(wait) = &of.backoff {
         out["retryBackOff"] = json!({"baseInterval": duration(wait)});
     }
-    if !hashed {
+    if of.retry_ignore_previous_hosts.unwrap_or(!hashed) {
         out["retryHostPredicate"] = previous_hosts();
+    }
+    if of.retry_remote_localities == Some(true) {
+        out["retryPriority"] = previous_priorities();
     }
     Some(out)
 }
@@ -103,7 +117,11 @@ pub(super) fn forward(
     }
     if let Some((http, request)) = user {
         rewrite(http, request, &mut out);
-        if let Some(host) = host_header(http.headers.as_ref()) {
+        let own = match targets {
+            [one] => host_header(one.headers.as_ref()),
+            _ => None,
+        };
+        if let Some(host) = own.or_else(|| host_header(http.headers.as_ref())) {
             out.insert("hostRewriteLiteral".to_owned(), json!(host));
         }
     }
@@ -162,10 +180,12 @@ fn fraction(percent: f64) -> Value {
     json!({"numerator": millionths, "denominator": "MILLION"})
 }
 
-/// `redirect`, as Envoy's; `derivePort` other than the request's own is refused by `unsupported`.
-pub(super) fn redirect(of: &istio_api::networking::HttpRedirect) -> Value {
+/// `redirect`, as Envoy's, for requests to a port.
+pub(super) fn redirect(of: &istio_api::networking::HttpRedirect, port: u16) -> Value {
     let mut out = json!({});
-    if let Some(prefix) = of.uri.strip_prefix("%PREFIX()%") {
+    if !of.prefix_rewrite.is_empty() {
+        out["prefixRewrite"] = json!(of.prefix_rewrite);
+    } else if let Some(prefix) = of.uri.strip_prefix("%PREFIX()%") {
         out["prefixRewrite"] = json!(prefix);
     } else if !of.uri.is_empty() {
         out["pathRedirect"] = json!(of.uri);
@@ -177,6 +197,8 @@ pub(super) fn redirect(of: &istio_api::networking::HttpRedirect) -> Value {
         out["schemeRedirect"] = json!(of.scheme);
     }
     if let Some(port) = of.port {
+        out["portRedirect"] = json!(port);
+    } else if of.derive_port.as_deref() == Some("FROM_REQUEST_PORT") {
         out["portRedirect"] = json!(port);
     }
     let code = match of.redirect_code {
@@ -215,13 +237,19 @@ pub(super) fn set_headers(headers: &istio_api::networking::Headers, out: &mut Va
         for (name, value) in &operations.set {
             add.extend(header(name, value, "OVERWRITE_IF_EXISTS_OR_ADD"));
         }
-        if !add.is_empty() {
-            out[format!("{side}HeadersToAdd")] = json!(add);
-        }
-        let remove: Vec<&String> = operations.remove.iter().filter(|name| !is_special(name)).collect();
-        if !remove.is_empty() {
-            out[format!("{side}HeadersToRemove")] = json!(remove);
-        }
+        let remove = operations.remove.iter().filter(|name| !is_special(name)).map(|name| json!(name)).collect();
+        extend(out, &format!("{side}HeadersToAdd"), add);
+        extend(out, &format!("{side}HeadersToRemove"), remove);
+    }
+}
+
+fn extend(out: &mut Value, key: &str, mut more: Vec<Value>) {
+    if more.is_empty() {
+        return;
+    }
+    match out.get_mut(key).and_then(Value::as_array_mut) {
+        Some(list) => list.append(&mut more),
+        None => out[key] = Value::Array(more),
     }
 }
 
@@ -265,7 +293,10 @@ fn fault_config(fault: &Fault) -> Value {
     if let Some(delay) = &fault.delay
         && let Some(fixed) = &delay.fixed_delay
     {
-        out["delay"] = json!({"fixedDelay": duration(fixed), "percentage": share(delay.percentage.as_ref())});
+        // The old whole number counts where the new field is not used.
+        let old = (delay.percentage.is_none() && delay.percent > 0).then(|| f64::from(delay.percent));
+        let percentage = old.map_or_else(|| share(delay.percentage.as_ref()), fraction);
+        out["delay"] = json!({"fixedDelay": duration(fixed), "percentage": percentage});
     }
     if let Some(abort) = &fault.abort {
         let mut how = json!({"percentage": share(abort.percentage.as_ref())});
@@ -280,7 +311,7 @@ fn fault_config(fault: &Fault) -> Value {
 }
 
 /// The number of a gRPC status name.
-pub(crate) fn grpc_code(name: &str) -> Option<u32> {
+fn grpc_code(name: &str) -> Option<u32> {
     const NAMES: [&str; 17] = [
         "OK",
         "CANCELLED",

@@ -14,6 +14,7 @@ pub(crate) fn applies(request: &HttpMatchRequest, proxy: &crate::Proxy, port: u1
 /// A string match as Envoy's.
 pub(crate) fn string(of: &StringMatch) -> Value {
     match of {
+        StringMatch::Present => json!({"safeRegex": {"regex": ".*"}}),
         StringMatch::Exact(text) => json!({"exact": text}),
         StringMatch::Prefix(text) => json!({"prefix": text}),
         StringMatch::Regex(expression) => json!({"safeRegex": {"regex": expression}}),
@@ -25,7 +26,7 @@ pub(crate) fn route(request: Option<&HttpMatchRequest>) -> Value {
     let Some(request) = request else { return json!({"prefix": "/"}) };
     let mut out = Map::new();
     match &request.uri {
-        None => out.insert("prefix".to_owned(), json!("/")),
+        None | Some(StringMatch::Present) => out.insert("prefix".to_owned(), json!("/")),
         Some(StringMatch::Exact(path)) => out.insert("path".to_owned(), json!(path)),
         Some(StringMatch::Prefix(prefix)) => out.insert("prefix".to_owned(), json!(prefix)),
         Some(StringMatch::Regex(expression)) => out.insert("safeRegex".to_owned(), json!({"regex": expression})),
@@ -58,6 +59,7 @@ fn headers(request: &HttpMatchRequest) -> Vec<Value> {
 fn header(name: &str, value: Option<&StringMatch>, inverted: bool) -> Value {
     let mut out = json!({"name": name});
     match value {
+        Some(StringMatch::Present) => out["presentMatch"] = json!(true),
         Some(StringMatch::Regex(any)) if any == "*" => out["presentMatch"] = json!(true),
         Some(StringMatch::Exact(empty) | StringMatch::Prefix(empty)) if empty.is_empty() => {
             out["presentMatch"] = json!(true);
@@ -76,6 +78,7 @@ fn header(name: &str, value: Option<&StringMatch>, inverted: bool) -> Value {
 
 fn query(name: &str, value: &StringMatch) -> Value {
     match value {
+        StringMatch::Present => json!({"name": name, "presentMatch": true}),
         StringMatch::Regex(any) if any == "*" => json!({"name": name, "presentMatch": true}),
         StringMatch::Exact(empty) if empty.is_empty() => json!({"name": name, "presentMatch": true}),
         value => json!({"name": name, "stringMatch": string(value)}),

@@ -139,7 +139,7 @@ pub(crate) async fn send(
         Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS | Method::TRACE
     );
     let mut again = Again::keep(retries > 0 || idempotent, &request);
-    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut tried = Tried::default();
     let mut next = request;
     let (mut retry, mut second_chance) = (0, idempotent);
     loop {
@@ -163,7 +163,7 @@ pub(crate) async fn send(
             next = request;
             continue;
         }
-        let applies = end.is_some_and(|end| attempts.policy.is_some_and(|p| p.applies(end)));
+        let applies = end.is_some_and(|end| attempts.policy.is_some_and(|p| p.applies(end, idempotent)));
         if !applies {
             return finish(ended);
         }
@@ -178,9 +178,7 @@ pub(crate) async fn send(
         retry += 1;
         attempts.cluster.stats.rq_retry.fetch_add(1, Relaxed);
         drop(ended);
-        if attempts.policy.is_some_and(|p| p.previous_hosts) {
-            tried.push(host.address);
-        }
+        tried.note(attempts.policy, &host, retry);
         wait(attempts, retry).await?;
         exchange.permits.push(permit);
         again.head = again.head.or_else(|| Some(copy_head(&request)));
@@ -204,9 +202,34 @@ async fn wait(attempts: &Attempts<'_>, retry: u32) -> Result<(), Failed> {
     }
 }
 
-fn pick(attempts: &Attempts<'_>, tried: &[SocketAddr]) -> Result<Arc<Host>, Failed> {
+/// Where a request has been in vain.
+#[derive(Default)]
+struct Tried {
+    /// Hosts to avoid.
+    hosts: Vec<SocketAddr>,
+    /// Priorities of all hosts so far, and those of them to avoid now.
+    seen: Vec<u32>,
+    priorities: Vec<u32>,
+}
+
+impl Tried {
+    fn note(&mut self, policy: Option<&RetryPolicy>, host: &Host, retry: u32) {
+        let Some(policy) = policy else { return };
+        if policy.previous_hosts {
+            self.hosts.push(host.address);
+        }
+        if policy.other_priorities > 0 {
+            self.seen.push(host.config.priority);
+            if retry.is_multiple_of(policy.other_priorities) {
+                self.priorities.clone_from(&self.seen);
+            }
+        }
+    }
+}
+
+fn pick(attempts: &Attempts<'_>, tried: &Tried) -> Result<Arc<Host>, Failed> {
     let original = Some(attempts.connection.about.destination);
-    let context = PickContext { hash: attempts.hash, tried, original };
+    let context = PickContext { hash: attempts.hash, tried: &tried.hosts, priorities: &tried.priorities, original };
     attempts.cluster.pick(&context).map_err(|e| {
         Failed::new(StatusCode::SERVICE_UNAVAILABLE, e.flag(), "no_healthy_upstream", "no healthy upstream")
     })

@@ -40,6 +40,7 @@ pub(crate) struct Exchange {
     pub(crate) upstream_local: Option<SocketAddr>,
     pub(crate) upstream_uri: Option<Arc<str>>,
     pub(crate) route: Option<Arc<str>>,
+    pub(crate) counters: Option<Arc<dyn rules::route::RouteCounters>>,
     pub(crate) peer: Option<Arc<Workload>>,
     pub(crate) attempts: u32,
     /// The answer has gone out whole.
@@ -80,6 +81,7 @@ impl Exchange {
             upstream_local: None,
             upstream_uri: None,
             route: None,
+            counters: None,
             peer: None,
             attempts: 0,
             complete: false,
@@ -172,6 +174,9 @@ impl Drop for Exchange {
         }
         if self.manager.stats {
             self.measure();
+        }
+        if let Some(counters) = self.counters.as_ref().filter(|_| self.status != 0) {
+            counters.answered(self.status);
         }
     }
 }

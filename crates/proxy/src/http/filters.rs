@@ -128,6 +128,13 @@ pub(crate) fn cors<'a>(
     cors.origins.iter().any(|o| o.is_match(text)).then(|| (cors, origin.clone()))
 }
 
+/// Whether a preflight of an origin that is not allowed ends here, without permission.
+pub(crate) fn ends_preflight(manager: &HttpManager, route: &Route<Arc<ClusterSlot>>, headers: &HeaderMap) -> bool {
+    headers.contains_key(header::ORIGIN)
+        && manager.filters.iter().any(|f| matches!(f, HttpFilter::Cors))
+        && route.cors.as_deref().is_some_and(|cors| !cors.forward_unmatched)
+}
+
 /// Whether a request asks what it would be allowed.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)

@@ -48,6 +48,7 @@ pub(crate) async fn forward(
         return reply::local(exchange, server, local);
     };
     exchange.cluster_name = Some(target.cluster.name.clone());
+    exchange.counters.clone_from(&route.counters);
     let Some(cluster) = target.cluster.load() else {
         let local = Local::new(action.not_found, ResponseFlags::NC, "cluster_not_found", "");
         return reply::local(exchange, server, local);
@@ -70,6 +71,9 @@ pub(crate) async fn forward(
 
     let hash = hash(connection, action, &request, exchange.authority.as_ref());
     rewrite(&mut request, route, action);
+    if let Some(host) = &target.host_rewrite {
+        request.headers_mut().insert(header::HOST, host.clone());
+    }
     mutate(manager, connection, host, route, target, request.headers_mut());
     let upgraded = upgrading.map(|wanted| (wanted, hyper::upgrade::on(&mut request)));
     let deadline = action.timeout.map(|t| Instant::now() + t);

@@ -76,6 +76,9 @@ pub(crate) async fn handle(
         filters::allow_origin(rules, origin.clone(), true, response.headers_mut());
         return response;
     }
+    if cors.is_none() && preflight && filters::ends_preflight(manager, route, request.headers()) {
+        return answer(exchange, Local::new(StatusCode::OK, ResponseFlags::NONE, "cors_preflight", ""));
+    }
     let (flags, verdict) = filters::fault(manager, route).await;
     exchange.flags.insert(flags);
     if let Verdict::Answer(local) = verdict {

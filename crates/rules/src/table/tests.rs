@@ -13,6 +13,7 @@ fn forward(clusters: &[(&'static str, u32)]) -> Forward<&'static str> {
                 weight: *weight,
                 request_headers: HeaderMutation::default(),
                 response_headers: HeaderMutation::default(),
+                host_rewrite: None,
             })
             .collect(),
         total_weight: clusters.iter().map(|c| c.1).sum(),
@@ -42,6 +43,7 @@ fn route(name: &str, headers: Vec<HeaderMatch>, clusters: &[(&'static str, u32)]
         fault: None,
         cors: None,
         operation: None,
+        counters: None,
     }
 }
 
@@ -116,15 +118,24 @@ fn retry_conditions_are_envoys() {
         backoff_max: std::time::Duration::from_millis(250),
         previous_hosts: true,
         host_attempts: 5,
+        other_priorities: 0,
+        cautious: false,
     };
     let status = |status| TryEnd::Response { status, grpc: None };
-    assert!(policy("5xx").applies(status(500)) && !policy("5xx").applies(status(499)));
-    assert!(policy("gateway-error").applies(status(503)) && !policy("gateway-error").applies(status(500)));
-    assert!(policy("retriable-status-codes").applies(status(503)));
-    assert!(!policy("connect-failure").applies(TryEnd::Reset { sent: true }));
-    assert!(policy("reset").applies(TryEnd::Reset { sent: true }));
-    assert!(!policy("reset-before-request").applies(TryEnd::Reset { sent: true }));
-    assert!(policy("unavailable").applies(TryEnd::Response { status: 200, grpc: Some(14) }));
+    assert!(policy("5xx").applies(status(500), false) && !policy("5xx").applies(status(499), false));
+    assert!(
+        policy("gateway-error").applies(status(503), false) && !policy("gateway-error").applies(status(500), false)
+    );
+    assert!(policy("retriable-status-codes").applies(status(503), false));
+    assert!(!policy("connect-failure").applies(TryEnd::Reset { sent: true }, false));
+    assert!(policy("reset").applies(TryEnd::Reset { sent: true }, false));
+    assert!(!policy("reset-before-request").applies(TryEnd::Reset { sent: true }, false));
+    assert!(policy("unavailable").applies(TryEnd::Response { status: 200, grpc: Some(14) }, false));
+    let cautious = RetryPolicy { cautious: true, ..policy("connect-failure,unavailable,reset") };
+    let unavailable = TryEnd::Response { status: 200, grpc: Some(14) };
+    assert!(cautious.applies(unavailable, true) && !cautious.applies(unavailable, false));
+    assert!(cautious.applies(TryEnd::ConnectFailure, false) && cautious.applies(TryEnd::Reset { sent: false }, false));
+    assert!(!cautious.applies(TryEnd::Reset { sent: true }, false));
     assert_eq!(RetryOn::parse("5xx, nonsense"), Err("nonsense".to_owned()));
 }
 

@@ -1,0 +1,243 @@
+//! What a route of a VirtualService does: weights, redirects, answers, rewrites, headers, faults, mirrors, CORS.
+
+use std::time::{Duration, Instant};
+
+use crate::server::{Act, Server, until};
+use crate::world::{Mesh, World, get, post};
+
+/// One service `web` with a server of that name, and `other`; the routes are given.
+async fn web(http: &str) -> (World, Server, Server) {
+    let (web, other) = (Server::echo("web").await, Server::echo("other").await);
+    let mut mesh = Mesh::new();
+    mesh.http("web", &[("", &web)]).http("other", &[("", &other)]);
+    mesh.virtual_service("web", &format!("hosts: [web]\nhttp:\n{http}"));
+    (mesh.start().await, web, other)
+}
+
+const TO_WEB: &str = "route: [{destination: {host: web}}]";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn weights() {
+    let (world, ..) =
+        web("- route:\n  - {destination: {host: web}, weight: 75}\n  - {destination: {host: other}, weight: 25}").await;
+    let tally = world.tally(800, || get("web", "/")).await;
+    let other = tally["other"];
+    assert!((120..280).contains(&other), "25 % of 800 are about 200: {tally:?}");
+    let (world, ..) =
+        web("- route:\n  - {destination: {host: web}, weight: 0}\n  - {destination: {host: other}, weight: 100}").await;
+    assert_eq!(world.tally(20, || get("web", "/")).await["other"], 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn redirects() {
+    for (redirect, host, path, status, location) in [
+        ("{uri: /new}", "web", "/old", 301, "http://web/new"),
+        ("{uri: /new}", "web", "/old?q=1", 301, "http://web/new?q=1"),
+        ("{uri: /new?r=2}", "web", "/old?q=1", 301, "http://web/new?r=2"),
+        ("{authority: elsewhere.example}", "web", "/old?q=1", 301, "http://elsewhere.example/old?q=1"),
+        ("{scheme: https}", "web", "/", 301, "https://web/"),
+        ("{scheme: https}", "web:80", "/", 301, "https://web/"),
+        ("{scheme: https}", "web:8080", "/", 301, "https://web:8080/"),
+        ("{port: 8443, scheme: https}", "web", "/", 301, "https://web:8443/"),
+        ("{derivePort: FROM_REQUEST_PORT}", "web", "/", 301, "http://web:80/"),
+        ("{derivePort: FROM_PROTOCOL_DEFAULT, uri: /x}", "web", "/", 301, "http://web/x"),
+        ("{uri: /new, redirectCode: 302}", "web", "/", 302, "http://web/new"),
+        ("{uri: /new, redirectCode: 303}", "web", "/", 303, "http://web/new"),
+        ("{uri: /new, redirectCode: 307}", "web", "/", 307, "http://web/new"),
+        ("{uri: /new, redirectCode: 308}", "web", "/", 308, "http://web/new"),
+        ("{authority: e.example, uri: /n, redirectCode: 307}", "web", "/a", 307, "http://e.example/n"),
+    ] {
+        let (world, ..) = web(&format!("- redirect: {redirect}")).await;
+        let answer = world.send(get(host, path)).await;
+        assert_eq!((answer.status.as_u16(), answer.header("location")), (status, location), "{redirect} {host}{path}");
+    }
+    let (world, ..) = web("- match: [{uri: {prefix: /old}}]\n  redirect: {uri: \"%PREFIX()%/new\"}").await;
+    assert_eq!(world.send(get("web", "/old/x?y")).await.header("location"), "http://web/new/x?y");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn direct_responses() {
+    let (world, web, _) = web(
+        "- match: [{uri: {exact: /text}}]\n  directResponse: {status: 418, body: {string: teapot}}\n  headers: {response: {set: {x-kind: tea}}}\n\
+         - match: [{uri: {exact: /bytes}}]\n  directResponse: {status: 200, body: {bytes: aGVsbG8=}}\n\
+         - directResponse: {status: 404}",
+    )
+    .await;
+    let text = world.send(get("web", "/text")).await;
+    assert_eq!((text.status.as_u16(), text.body.as_str(), text.header("x-kind")), (418, "teapot", "tea"));
+    assert_eq!(world.send(get("web", "/bytes")).await.body, "hello");
+    let none = world.send(get("web", "/none")).await;
+    assert_eq!((none.status.as_u16(), none.body.as_str()), (404, ""));
+    assert_eq!(web.count(), 0, "no server is asked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn rewrites() {
+    let (world, ..) = web(&format!(
+        "- match: [{{uri: {{prefix: /prefix/}}}}]\n  rewrite: {{uri: /}}\n  {TO_WEB}\n\
+         - match: [{{uri: {{exact: /exact}}}}]\n  rewrite: {{uri: /new}}\n  {TO_WEB}\n\
+         - match: [{{uri: {{regex: \"/regex/.*\"}}}}]\n  rewrite: {{uri: /whole}}\n  {TO_WEB}\n\
+         - match: [{{uri: {{prefix: /groups}}}}]\n  rewrite: {{uriRegexRewrite: {{match: \"^/groups/([^/]+)/([^/]+)\", rewrite: '/\\2/\\1'}}}}\n  {TO_WEB}\n\
+         - match: [{{uri: {{prefix: /CASE}}, ignoreUriCase: true}}]\n  rewrite: {{uri: /low}}\n  {TO_WEB}\n\
+         - match: [{{uri: {{prefix: /host}}}}]\n  rewrite: {{authority: new.example}}\n  {TO_WEB}\n- {TO_WEB}"
+    ))
+    .await;
+    for (path, seen) in [
+        ("/prefix/a?b=c", "/a?b=c"),
+        ("/exact?b=c", "/new?b=c"),
+        ("/regex/a/b?c", "/whole?c"),
+        ("/groups/a/b/c?d=e", "/b/a/c?d=e"),
+        ("/case/x", "/low/x"),
+        ("/none", "/none"),
+    ] {
+        let answer = world.send(get("web", path)).await;
+        assert_eq!(answer.echo()["path"], seen, "{path}");
+        let original = if path == seen { String::new() } else { path.to_owned() };
+        assert_eq!(answer.seen("x-envoy-original-path"), original, "{path}");
+    }
+    assert_eq!(world.send(get("web", "/host")).await.seen("host"), "new.example");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn header_operations() {
+    let (world, ..) = web(
+        "- match: [{uri: {prefix: /route}}]\n\
+         \x20 headers: {request: {set: {a: \"1\", host: set.example}, add: {b: \"2\"}, remove: [c]}, response: {set: {x-server: hidden}, add: {d: \"4\"}, remove: [x-gone]}}\n\
+         \x20 route: [{destination: {host: web}}]\n\
+         - match: [{uri: {prefix: /one}}]\n\
+         \x20 route: [{destination: {host: web}, headers: {request: {set: {a: one, Host: one.example}}, response: {add: {d: one}}}}]\n\
+         - route:\n\
+         \x20 - {destination: {host: web}, weight: 0}\n\
+         \x20 - {destination: {host: other}, weight: 100, headers: {request: {set: {a: two, Host: two.example}}, response: {add: {d: two}}}}",
+    )
+    .await;
+    let request = |path| get("web", path).header("a", "0").header("b", "0").header("c", "0");
+    let answer = world.send(request("/route")).await;
+    assert_eq!(answer.seen("a"), "1");
+    assert_eq!(answer.seen("b"), "0,2");
+    assert_eq!(answer.seen("c"), "");
+    assert_eq!(answer.seen("host"), "set.example");
+    assert_eq!((answer.server(), answer.header("d")), ("hidden", "4"));
+    let answer = world.send(request("/one")).await;
+    assert_eq!(
+        (answer.seen("a").as_str(), answer.seen("host").as_str(), answer.header("d")),
+        ("one", "one.example", "one")
+    );
+    let answer = world.send(request("/")).await;
+    assert_eq!(
+        (answer.seen("a").as_str(), answer.seen("host").as_str(), answer.header("d")),
+        ("two", "two.example", "two")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn timeouts() {
+    let (world, web, _) = web(&format!("- timeout: 0.2s\n  {TO_WEB}")).await;
+    assert_eq!(world.send(get("web", "/")).await.status, 200);
+    web.change(|_| Act::Late(Duration::from_secs(20)));
+    let answer = world.send(get("web", "/")).await;
+    assert_eq!((answer.status.as_u16(), answer.body.as_str()), (504, "upstream request timeout"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn faults() {
+    let (world, web, _) = web(&format!(
+        "- match: [{{uri: {{exact: /http}}}}]\n  fault: {{abort: {{httpStatus: 599, percentage: {{value: 100}}}}}}\n  {TO_WEB}\n\
+         - match: [{{uri: {{exact: /grpc}}}}]\n  fault: {{abort: {{grpcStatus: NOT_FOUND}}}}\n  {TO_WEB}\n\
+         - match: [{{uri: {{exact: /none}}}}]\n  fault: {{abort: {{httpStatus: 500, percentage: {{value: 0}}}}}}\n  {TO_WEB}\n\
+         - match: [{{uri: {{exact: /half}}}}]\n  fault: {{abort: {{httpStatus: 500, percentage: {{value: 50}}}}}}\n  {TO_WEB}\n\
+         - match: [{{uri: {{exact: /late}}}}]\n  fault: {{delay: {{fixedDelay: 0.3s, percentage: {{value: 100}}}}}}\n  {TO_WEB}\n\
+         - match: [{{uri: {{exact: /old}}}}]\n  fault: {{delay: {{fixedDelay: 0.3s, percent: 100}}}}\n  {TO_WEB}\n- {TO_WEB}"
+    ))
+    .await;
+    let http = world.send(get("web", "/http")).await;
+    assert_eq!((http.status.as_u16(), http.body.as_str()), (599, "fault filter abort"));
+    let grpc = world.send(get("web", "/grpc").header("content-type", "application/grpc")).await;
+    assert_eq!((grpc.status.as_u16(), grpc.header("grpc-status")), (200, "5"));
+    assert_eq!(web.count(), 0, "an abort does not reach the server");
+    assert_eq!(world.send(get("web", "/none")).await.server(), "web");
+    let half = world.tally(200, || get("web", "/half")).await;
+    assert!((50..150).contains(&half["web"]), "{half:?}");
+    for path in ["/late", "/old"] {
+        let start = Instant::now();
+        assert_eq!(world.send(get("web", path)).await.server(), "web");
+        assert!(start.elapsed() >= Duration::from_millis(300), "{path} waits before the server is asked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn mirrors() {
+    let third = Server::echo("third").await;
+    let (web, other) = (Server::echo("web").await, Server::echo("other").await);
+    let mut mesh = Mesh::new();
+    mesh.http("web", &[("", &web)]).http("other", &[("", &other)]).http("third", &[("", &third)]);
+    mesh.virtual_service(
+        "web",
+        "hosts: [web]\nhttp:\n\
+         - match: [{uri: {prefix: /one}}]\n  mirror: {host: other}\n  route: [{destination: {host: web}}]\n\
+         - match: [{uri: {prefix: /none}}]\n  mirror: {host: other}\n  mirrorPercentage: {value: 0}\n  route: [{destination: {host: web}}]\n\
+         - match: [{uri: {prefix: /old}}]\n  mirror: {host: other}\n  mirrorPercent: 0\n  route: [{destination: {host: web}}]\n\
+         - match: [{uri: {prefix: /two}}]\n  mirrors: [{destination: {host: other}}, {destination: {host: third}, percentage: {value: 100}}]\n  route: [{destination: {host: web}}]",
+    );
+    let world = mesh.start().await;
+    assert_eq!(world.send(get("web", "/one").header("a", "1")).await.server(), "web");
+    until("the copy arrives", || other.count() == 1).await;
+    assert_eq!(other.last().headers["a"], "1");
+    assert_eq!(world.send(get("web", "/none")).await.server(), "web");
+    assert_eq!(world.send(get("web", "/old")).await.server(), "web");
+    assert_eq!(world.send(get("web", "/two")).await.server(), "web");
+    until("both copies arrive", || other.count() == 2 && third.count() == 1).await;
+    assert_eq!(other.last().path, "/two", "nothing of /none and /old");
+    assert_eq!(web.count(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn cross_origin_requests() {
+    let (world, web, _) = web(&format!(
+        "- match: [{{uri: {{prefix: /ignore}}}}]\n  corsPolicy: {{allowOrigins: [{{exact: \"https://a.example\"}}], unmatchedPreflights: IGNORE}}\n  {TO_WEB}\n\
+         - corsPolicy:\n    allowOrigins: [{{exact: \"https://a.example\"}}, {{prefix: \"https://p.\"}}, {{regex: \"https://r[0-9]+\"}}]\n    \
+         allowMethods: [GET, POST]\n    allowHeaders: [x-a, x-b]\n    exposeHeaders: [x-c]\n    maxAge: 24h\n    allowCredentials: true\n  {TO_WEB}"
+    ))
+    .await;
+    let preflight = |path, origin| {
+        http::Request::options(path)
+            .header("host", "web")
+            .header("origin", origin)
+            .header("access-control-request-method", "GET")
+    };
+    let asked = world.send(preflight("/", "https://a.example")).await;
+    assert_eq!(asked.status, 200);
+    for (name, value) in [
+        ("access-control-allow-origin", "https://a.example"),
+        ("access-control-allow-methods", "GET,POST"),
+        ("access-control-allow-headers", "x-a,x-b"),
+        ("access-control-max-age", "86400"),
+        ("access-control-allow-credentials", "true"),
+    ] {
+        assert_eq!(asked.header(name), value, "{name}");
+    }
+    assert_eq!(web.count(), 0, "a preflight that matches is answered by the proxy");
+    let simple = world.send(get("web", "/").header("origin", "https://p.example")).await;
+    assert_eq!((simple.server(), simple.header("access-control-allow-origin")), ("web", "https://p.example"));
+    assert_eq!(simple.header("access-control-expose-headers"), "x-c");
+    assert_eq!(
+        world.send(get("web", "/").header("origin", "https://r7")).await.header("access-control-allow-origin"),
+        "https://r7"
+    );
+    let foreign = world.send(get("web", "/").header("origin", "https://b.example")).await;
+    assert_eq!((foreign.server(), foreign.header("access-control-allow-origin")), ("web", ""));
+    let forwarded = world.send(preflight("/", "https://b.example")).await;
+    assert_eq!(forwarded.server(), "web", "a preflight of another origin is the application's");
+    let ignored = world.send(preflight("/ignore", "https://b.example")).await;
+    assert_eq!(
+        (ignored.status.as_u16(), ignored.server(), ignored.header("access-control-allow-origin")),
+        (200, "", "")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn bodies_survive() {
+    let (world, ..) = web(&format!("- {TO_WEB}")).await;
+    let answer = world.send_body(post("web", "/"), "hello").await;
+    assert_eq!(answer.echo()["body"], "hello");
+}

@@ -1,0 +1,378 @@
+//! A mesh of YAML, translated for one client and handed to a data plane.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use bytes::Bytes;
+use envoy_api::envoy::config::cluster::v3::Cluster;
+use envoy_api::envoy::config::core::v3::{Extension, Node};
+use envoy_api::{Any, any_from_json, any_to_json, unpack};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use mesh::Snapshot;
+use proxy::{Proxy, ProxyOptions};
+use serde_json::{Value, json};
+use telemetry::Telemetry;
+use tokio::net::TcpStream;
+
+use crate::envoy::Envoy;
+use crate::server::Server;
+
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+
+/// What a case describes: servers, services, rules, and who calls.
+pub struct Mesh {
+    yaml: String,
+    /// Labels of the client.
+    pub labels: Vec<(&'static str, &'static str)>,
+    vips: HashMap<String, String>,
+}
+
+impl Mesh {
+    pub fn new() -> Self {
+        let mut mesh = Self { yaml: String::new(), labels: vec![("app", "client")], vips: HashMap::new() };
+        // Nothing here has a sidecar; cases of TLS say so themselves.
+        mesh.rule(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+             data: {mesh: \"enableAutoMtls: false\"}\n",
+        );
+        mesh
+    }
+
+    /// An HTTP service on port 80 and the pods behind it: `(labels, server)`.
+    pub fn http(&mut self, name: &str, pods: &[(&str, &Server)]) -> &mut Self {
+        self.service(name, "shop", &[("http", 80)], pods)
+    }
+
+    /// A service and the pods behind it; port names give the protocols.
+    pub fn service(
+        &mut self,
+        name: &str,
+        namespace: &str,
+        ports: &[(&str, u16)],
+        pods: &[(&str, &Server)],
+    ) -> &mut Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let n = NEXT.fetch_add(1, SeqCst);
+        let vip = format!("127.78.{}.{}", n / 250, n % 250 + 1);
+        let listed: Vec<String> =
+            ports.iter().map(|(name, port)| format!("{{name: {name}, port: {port}, targetPort: app}}")).collect();
+        let _ = write!(
+            self.yaml,
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{clusterIP: {vip}, selector: {{app: {name}}}, ports: [{}]}}\n",
+            listed.join(", ")
+        );
+        self.vips.insert(name.to_owned(), vip);
+        for (labels, server) in pods {
+            self.pod(name, namespace, labels, server);
+        }
+        self
+    }
+
+    fn pod(&mut self, app: &str, namespace: &str, labels: &str, server: &Server) {
+        let (ip, port) = (server.0.address.ip(), server.0.address.port());
+        let labels = if labels.is_empty() { String::new() } else { format!(", {labels}") };
+        let _ = write!(
+            self.yaml,
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {}, namespace: {namespace}, labels: {{app: {app}{labels}}}}}\n\
+             spec: {{containers: [{{name: app, ports: [{{name: app, containerPort: {port}}}]}}]}}\n\
+             status: {{podIP: {ip}, conditions: [{{type: Ready, status: \"True\"}}]}}\n",
+            server.0.name
+        );
+    }
+
+    /// Any object.
+    pub fn rule(&mut self, yaml: &str) -> &mut Self {
+        self.yaml.push_str("---\n");
+        self.yaml.push_str(yaml);
+        self.yaml.push('\n');
+        self
+    }
+
+    /// A VirtualService of the namespace `shop`, by its spec.
+    pub fn virtual_service(&mut self, name: &str, spec: &str) -> &mut Self {
+        self.object("VirtualService", name, spec)
+    }
+
+    /// A DestinationRule of the namespace `shop`, by its spec.
+    pub fn destination_rule(&mut self, name: &str, spec: &str) -> &mut Self {
+        self.object("DestinationRule", name, spec)
+    }
+
+    fn object(&mut self, kind: &str, name: &str, spec: &str) -> &mut Self {
+        let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
+        self.rule(&format!(
+            "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n{spec}"
+        ))
+    }
+
+    /// What the data plane gets.
+    fn resources(&self, stock: bool) -> Resources {
+        let snapshot = snapshot(&self.yaml);
+        let refused = pilot::unsupported(&snapshot);
+        assert!(refused.is_empty(), "{refused:?}");
+        let labels: serde_json::Map<String, Value> =
+            self.labels.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+        let node: Node = Node {
+            id: "sidecar~127.0.0.1~client-0.shop~shop.svc.cluster.local".to_owned(),
+            metadata: Some(
+                envoy_api::message_from_json(json!({"LABELS": labels, "NAMESPACE": "shop"})).expect("metadata"),
+            ),
+            extensions: ["envoy.filters.http.router", "istio.stats", "istio.alpn", "istio.metadata_exchange"]
+                .into_iter()
+                .filter(|name| !stock || !name.starts_with("istio."))
+                .map(|name| Extension { name: name.to_owned(), ..Extension::default() })
+                .collect(),
+            ..Node::default()
+        };
+        let client = pilot::Proxy::from_node(&node).expect("a node");
+        let clusters = pilot::clusters(&snapshot, &client);
+        let names: Vec<String> = clusters.iter().filter_map(|c| assignment(&c.body)).collect();
+        let listeners: Vec<Value> = pilot::listeners(&snapshot, &client).iter().map(|l| any_to_json(&l.body)).collect();
+        let wanted: Vec<String> = listeners.iter().flat_map(route_names).collect();
+        Resources {
+            clusters: clusters.into_iter().map(|c| c.body).collect(),
+            endpoints: pilot::endpoints(&snapshot, &client, &names).into_iter().map(|e| (e.name, e.body)).collect(),
+            routes: pilot::routes(&snapshot, &client, &wanted).into_iter().map(|r| (r.name, r.body)).collect(),
+            listeners: listeners.into_iter().filter_map(bind).collect(),
+        }
+    }
+
+    /// Starts the data plane.
+    pub async fn start(&self) -> World {
+        let stock = std::env::var("MELTEMI_TRAFFIC_PROXY").is_ok_and(|kind| kind == "envoy");
+        let resources = self.resources(stock);
+        let plane = if stock { Plane::Envoy(Envoy::start(resources).await) } else { Plane::Ours(ours(&resources)) };
+        World { plane, vips: self.vips.clone(), client: tokio::sync::Mutex::new(None) }
+    }
+}
+
+/// The snapshot of a text.
+pub fn snapshot(yaml: &str) -> Snapshot {
+    let documents = istio_api::yaml::parse(yaml).unwrap_or_else(|e| panic!("{e}\n{yaml}"));
+    let resources: Vec<istio_api::Resource> = documents
+        .iter()
+        .filter_map(|document| istio_api::read(document, "shop").unwrap_or_else(|e| panic!("{e:?}\n{yaml}")))
+        .collect();
+    Snapshot::build(&resources)
+}
+
+/// Translated resources; listeners as JSON, made to listen on a loopback port.
+pub struct Resources {
+    pub clusters: Vec<Any>,
+    pub endpoints: HashMap<String, Any>,
+    pub routes: HashMap<String, Any>,
+    pub listeners: Vec<Value>,
+}
+
+fn assignment(cluster: &Any) -> Option<String> {
+    let cluster: Cluster = unpack(cluster).expect("a cluster");
+    cluster.eds_cluster_config.map(|eds| eds.service_name)
+}
+
+/// Names of the routes that a listener asks for.
+pub fn route_names(listener: &Value) -> Vec<String> {
+    let mut names = Vec::new();
+    visit(listener, &mut |value| {
+        if let Some(name) = value.pointer("/rds/route_config_name").and_then(Value::as_str) {
+            names.push(name.to_owned());
+        }
+    });
+    names
+}
+
+/// Every object inside a value.
+pub fn visit(value: &Value, with: &mut dyn FnMut(&Value)) {
+    match value {
+        Value::Object(map) => {
+            with(value);
+            map.values().for_each(|v| visit(v, with));
+        }
+        Value::Array(list) => list.iter().for_each(|v| visit(v, with)),
+        _ => {}
+    }
+}
+
+/// Outbound listeners get a socket: on the service's own address, or on 127.0.0.1 where all services share a port.
+/// Without redirection that is how connections come to them.
+fn bind(mut listener: Value) -> Option<Value> {
+    let name = listener["name"].as_str()?;
+    if name.starts_with("virtual") {
+        return None;
+    }
+    let socket = listener.pointer_mut("/address/socket_address")?;
+    if socket["address"] == "0.0.0.0" {
+        socket["address"] = json!("127.0.0.1");
+    }
+    socket["port_value"] = json!(0);
+    listener.as_object_mut()?.remove("bind_to_port");
+    Some(listener)
+}
+
+fn ours(resources: &Resources) -> Arc<Proxy> {
+    let proxy = Proxy::start(ProxyOptions {
+        workers: 1,
+        node_id: "sidecar~127.0.0.1~client-0.shop~shop.svc.cluster.local".to_owned(),
+        telemetry: Telemetry::new(telemetry::Workload::unknown()),
+        secrets: Arc::default(),
+        undecided: Duration::from_millis(100),
+    })
+    .expect("a thread can be started");
+    let clusters: Vec<(String, Any)> =
+        resources.clusters.iter().map(|any| (unpack::<Cluster>(any).expect("a cluster").name, any.clone())).collect();
+    let listeners: Vec<(String, Any)> = resources
+        .listeners
+        .iter()
+        .map(|l| (l["name"].as_str().unwrap().to_owned(), any_from_json(l.clone()).expect("a listener")))
+        .collect();
+    let pairs = |map: &HashMap<String, Any>| map.iter().map(|(n, a)| (n.clone(), a.clone())).collect::<Vec<_>>();
+    proxy.apply(CLUSTER, &clusters, &[]).expect("clusters are taken");
+    proxy.apply(ENDPOINTS, &pairs(&resources.endpoints), &[]).expect("endpoints are taken");
+    proxy.apply(ROUTES, &pairs(&resources.routes), &[]).expect("routes are taken");
+    proxy.apply(LISTENER, &listeners, &[]).expect("listeners are taken");
+    tokio::spawn(proxy.clusters().clone().maintain());
+    proxy
+}
+
+enum Plane {
+    Ours(Arc<Proxy>),
+    Envoy(Envoy),
+}
+
+/// A running data plane and the way in.
+pub struct World {
+    plane: Plane,
+    vips: HashMap<String, String>,
+    client: tokio::sync::Mutex<Option<(SocketAddr, SendRequest<Full<Bytes>>)>>,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+impl Answer {
+    /// The server that answered, or nothing when the proxy did.
+    pub fn server(&self) -> &str {
+        self.header("x-server")
+    }
+
+    /// A header, empty when it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+
+    /// What an echoing server saw.
+    pub fn echo(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no echo: {self:?}"))
+    }
+
+    /// A header of the request, as the server saw it.
+    pub fn seen(&self, name: &str) -> String {
+        self.echo()["headers"][name].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// A GET for a host.
+pub fn get(host: &str, path: &str) -> http::request::Builder {
+    Request::get(path).header("host", host)
+}
+
+/// A POST for a host.
+pub fn post(host: &str, path: &str) -> http::request::Builder {
+    Request::post(path).header("host", host)
+}
+
+impl World {
+    pub fn is_envoy(&self) -> bool {
+        matches!(self.plane, Plane::Envoy(_))
+    }
+
+    /// Where a listener listens.
+    pub fn entry(&self, listener: &str) -> SocketAddr {
+        match &self.plane {
+            Plane::Ours(proxy) => proxy.bound_address(listener).unwrap_or_else(|| panic!("no listener {listener}")),
+            Plane::Envoy(envoy) => envoy.entry(listener),
+        }
+    }
+
+    /// Where a service's own listener listens.
+    pub fn tcp_entry(&self, service: &str, port: u16) -> SocketAddr {
+        self.entry(&format!("{}_{port}", self.vips[service]))
+    }
+
+    /// A request without a body to the shared port 80.
+    pub async fn send(&self, request: http::request::Builder) -> Answer {
+        self.send_body(request, "").await
+    }
+
+    /// A request to the shared port 80; one connection carries all of them in turn.
+    pub async fn send_body(&self, request: http::request::Builder, body: &str) -> Answer {
+        let at = self.entry("0.0.0.0_80");
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
+        let mut kept = self.client.lock().await;
+        let ready = match kept.as_mut() {
+            Some((to, sender)) => *to == at && sender.ready().await.is_ok(),
+            None => false,
+        };
+        if !ready {
+            *kept = Some((at, connect(at).await));
+        }
+        let (_, sender) = kept.as_mut().expect("just made");
+        read(sender.send_request(request).await.expect("an answer")).await
+    }
+
+    /// A request on a connection of its own, so that several can be on their way at once.
+    pub async fn send_apart(&self, request: http::request::Builder) -> Answer {
+        let request = request.body(Full::new(Bytes::new())).expect("a request");
+        let mut sender = connect(self.entry("0.0.0.0_80")).await;
+        read(sender.send_request(request).await.expect("an answer")).await
+    }
+
+    /// How often each server answers `times` equal requests.
+    pub async fn tally(&self, times: usize, request: impl Fn() -> http::request::Builder) -> HashMap<String, usize> {
+        let mut count = HashMap::new();
+        for _ in 0..times {
+            *count.entry(self.send(request()).await.server().to_owned()).or_default() += 1;
+        }
+        count
+    }
+
+    /// A counter of the data plane, by Envoy's name in its Prometheus-less form.
+    pub async fn stat(&self, name: &str) -> u64 {
+        match &self.plane {
+            Plane::Ours(proxy) => {
+                let text = proxy.telemetry().render_stats(None);
+                let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+                line.and_then(|value| value.parse().ok()).unwrap_or(0)
+            }
+            Plane::Envoy(envoy) => envoy.stat(name).await,
+        }
+    }
+}
+
+async fn connect(at: SocketAddr) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(at).await.expect("the listener is open");
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+    tokio::spawn(connection);
+    sender
+}
+
+async fn read(response: http::Response<hyper::body::Incoming>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.map(|all| all.to_bytes()).unwrap_or_default();
+    Answer { status: parts.status, headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned() }
+}
