@@ -151,7 +151,8 @@ fn hash(of: &ConsistentHash, at: &str, found: &mut Found<'_>) {
 
 fn locality(of: &LocalityLbSetting, at: &str, found: &mut Found<'_>) {
     let message = "distribute excludes failover and failoverPriority";
-    let both = !of.distribute.is_empty() && !(of.failover.is_empty() && of.failover_priority.is_empty());
+    let fails_over = !of.failover.is_empty() || !of.failover_priority.is_empty();
+    let both = fails_over && !of.distribute.is_empty();
     found.when(both, &format!("{at}/distribute"), message);
     for (i, rule) in of.distribute.iter().enumerate() {
         let at = format!("{at}/distribute/{i}");

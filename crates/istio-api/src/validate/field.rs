@@ -54,9 +54,9 @@ impl Found<'_> {
 
     /// A name of a DNS host, a wildcard in front of one, or an address.
     pub(super) fn host(&mut self, host: &str, at: &str) {
-        let rest = host.strip_prefix("*.").unwrap_or(host);
-        let is_address = host.parse::<std::net::IpAddr>().is_ok();
-        if host != "*" && !is_address && !is_dns(rest) && !(host.starts_with('*') && is_dns(&host[1..])) {
+        let rest = host.strip_prefix('*').unwrap_or(host);
+        let known = host == "*" || host.parse::<std::net::IpAddr>().is_ok() || is_dns(rest);
+        if !known {
             self.no(at, format!("\"{host}\" is not a host name"));
         }
     }
