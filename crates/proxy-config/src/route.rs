@@ -106,8 +106,6 @@ fn counters(host: &str, prefix: &str, context: &Context) -> Option<Arc<dyn Route
     if prefix.is_empty() {
         return None;
     }
-    // Envoy writes no colons into names of statistics.
-    let host = host.replace(':', "_");
     let counter = |leaf: &str| context.telemetry.counter(&format!("vhost.{host}.route.{prefix}.upstream_rq_{leaf}"));
     Some(Arc::new(Counters {
         completed: counter("completed"),

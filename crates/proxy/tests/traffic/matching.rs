@@ -201,6 +201,6 @@ async fn counters_of_a_route() {
     let world = web("[{uri: {prefix: /a}, statPrefix: orders}]").await;
     assert_eq!(goes(&world, get("web", "/a")).await, "v2");
     assert_eq!(goes(&world, get("web", "/b")).await, "v1");
-    let name = "vhost.web.shop.svc.cluster.local_80.route.orders.upstream_rq_2xx";
+    let name = "vhost.web.shop.svc.cluster.local:80.route.orders.upstream_rq_2xx";
     assert_eq!(world.stat(name).await, 1);
 }

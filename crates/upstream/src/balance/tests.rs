@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::HostSet;
 use super::levels::{Health, spread};
+use crate::cluster::PickContext;
 use crate::config::{Balance, HostConfig};
 use crate::host::Host;
 
@@ -22,7 +23,7 @@ fn hosts(weights: &[u32]) -> Vec<Arc<Host>> {
 fn counts(set: &HostSet, balance: Balance, picks: u64) -> HashMap<SocketAddr, u64> {
     let mut counts = HashMap::new();
     for _ in 0..picks {
-        let host = set.pick(balance, None, &[]).expect("there are hosts");
+        let host = set.pick(balance, &PickContext::default()).expect("there are hosts");
         *counts.entry(host.address).or_default() += 1;
     }
     counts
@@ -38,7 +39,8 @@ fn round_robin_follows_weights_exactly_and_interleaves() {
     let found = counts(&set, Balance::RoundRobin, 400);
     assert_eq!((found[&address(0)], found[&address(1)]), (100, 300));
     let set = HostSet::new(hosts(&[2, 2, 2]), Balance::RoundRobin, 50);
-    let three: Vec<_> = (0..3).filter_map(|_| set.pick(Balance::RoundRobin, None, &[])).map(|h| h.address).collect();
+    let three: Vec<_> =
+        (0..3).filter_map(|_| set.pick(Balance::RoundRobin, &PickContext::default())).map(|h| h.address).collect();
     assert_eq!(three.iter().collect::<std::collections::HashSet<_>>().len(), 3, "no host twice in a row");
 }
 
@@ -71,10 +73,17 @@ fn least_request_prefers_the_idle_host() {
 fn tried_hosts_are_avoided_until_all_are_tried() {
     let set = HostSet::new(hosts(&[1, 1, 1]), Balance::RoundRobin, 50);
     for _ in 0..30 {
-        let host = set.pick(Balance::RoundRobin, None, &[address(0), address(1)]);
+        let host =
+            set.pick(Balance::RoundRobin, &PickContext { tried: &[address(0), address(1)], ..PickContext::default() });
         assert_eq!(host.map(|h| h.address), Some(address(2)));
     }
-    assert!(set.pick(Balance::RoundRobin, None, &[address(0), address(1), address(2)]).is_some());
+    assert!(
+        set.pick(
+            Balance::RoundRobin,
+            &PickContext { tried: &[address(0), address(1), address(2)], ..PickContext::default() }
+        )
+        .is_some()
+    );
 }
 
 #[test]
@@ -87,7 +96,9 @@ fn hashing_is_stable_when_a_host_leaves() {
         fewer.reverse();
         let after = HostSet::new(fewer, balance, 50);
         let keys: Vec<u64> = (0..10_000_u64).map(|k| k.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
-        let at = |set: &HostSet, key| set.pick(balance, Some(key), &[]).map(|h| h.address);
+        let at = |set: &HostSet, key| {
+            set.pick(balance, &PickContext { hash: Some(key), ..PickContext::default() }).map(|h| h.address)
+        };
         let moved = keys.iter().filter(|k| at(&before, **k) != at(&after, **k)).count();
         let owned = keys.iter().filter(|k| at(&before, **k) == Some(address(4))).count();
         assert!(owned > 500 && owned < 1500, "{balance:?}: the host had {owned} of 10000 keys");
