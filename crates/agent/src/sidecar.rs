@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use envoy_api::envoy::config::core::v3::{Extension, Node};
-use envoy_api::google::protobuf::Struct;
 use mtls::SecretStore;
 use proxy::{Proxy, ProxyOptions};
 use telemetry::Telemetry;
@@ -130,7 +129,7 @@ async fn drained(proxy: &Proxy) {
 }
 
 fn node(options: &AgentOptions) -> Node {
-    let metadata = envoy_api::message_from_json::<Struct>(options.metadata()).ok();
+    let metadata = envoy_api::struct_from_json(options.metadata());
     let extension = |name: &str| Extension { name: name.to_owned(), ..Extension::default() };
     Node {
         id: options.node_id(),

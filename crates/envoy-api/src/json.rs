@@ -1,12 +1,12 @@
 //! Proto-JSON, as Envoy's `/config_dump` prints it and as bootstrap files are written: `@type` is expanded.
 
-use std::sync::OnceLock;
-
+use parking_lot::Mutex;
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
 use serde_json::Value;
 
-use crate::Any;
+use crate::generated::google::protobuf::{ListValue, value::Kind};
+use crate::{Any, Struct};
 
 static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
@@ -30,12 +30,68 @@ impl std::fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
-/// The pool is decoded once, on first use: only admin and command paths need it.
-fn pool() -> Result<&'static DescriptorPool, JsonError> {
-    static POOL: OnceLock<Result<DescriptorPool, String>> = OnceLock::new();
-    POOL.get_or_init(|| DescriptorPool::decode(DESCRIPTORS).map_err(|e| e.to_string()))
-        .as_ref()
-        .map_err(|e| JsonError::Shape(e.clone()))
+static POOL: Mutex<Option<DescriptorPool>> = Mutex::new(None);
+
+/// The pool is decoded on first use: only admin and command paths need it, and it is larger than all else that a
+/// sidecar keeps.
+fn pool() -> Result<DescriptorPool, JsonError> {
+    let mut pool = POOL.lock();
+    if let Some(pool) = &*pool {
+        return Ok(pool.clone());
+    }
+    let decoded = DescriptorPool::decode(DESCRIPTORS).map_err(|e| JsonError::Shape(e.to_string()))?;
+    Ok(pool.insert(decoded).clone())
+}
+
+/// Gives back the memory of the descriptors that JSON is read and written by. A long-lived process calls this when it
+/// has written its page; the next use decodes them again, which takes some tens of milliseconds.
+pub fn release_descriptors() {
+    *POOL.lock() = None;
+}
+
+/// A `Struct` from JSON, without descriptors; `None` when it is not an object.
+pub fn struct_from_json(json: serde_json::Value) -> Option<Struct> {
+    let serde_json::Value::Object(map) = json else { return None };
+    Some(Struct { fields: map.into_iter().map(|(name, value)| (name, well_known(value))).collect() })
+}
+
+fn well_known(json: Value) -> crate::Value {
+    let kind = match json {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(value) => Kind::BoolValue(value),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Kind::StringValue(text),
+        Value::Array(items) => Kind::ListValue(ListValue { values: items.into_iter().map(well_known).collect() }),
+        Value::Object(map) => Kind::StructValue(Struct {
+            fields: map.into_iter().map(|(name, value)| (name, well_known(value))).collect(),
+        }),
+    };
+    crate::Value { kind: Some(kind) }
+}
+
+/// A `Struct` as JSON, without descriptors. Whole numbers stay whole.
+pub fn struct_to_json(message: &Struct) -> Value {
+    Value::Object(message.fields.iter().map(|(name, value)| (name.clone(), plain(value))).collect())
+}
+
+fn plain(value: &crate::Value) -> Value {
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::BoolValue(value)) => Value::Bool(*value),
+        Some(Kind::NumberValue(number)) => number_to_json(*number),
+        Some(Kind::StringValue(text)) => Value::String(text.clone()),
+        Some(Kind::ListValue(list)) => Value::Array(list.values.iter().map(plain).collect()),
+        Some(Kind::StructValue(inner)) => struct_to_json(inner),
+    }
+}
+
+fn number_to_json(number: f64) -> Value {
+    /// Beyond it a double no longer tells neighbouring integers apart.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() < EXACT {
+        return Value::from(number as i64);
+    }
+    serde_json::Number::from_f64(number).map_or(Value::Null, Value::Number)
 }
 
 fn bare_name(type_url: &str) -> &str {

@@ -6,7 +6,10 @@
 
 mod json;
 
-pub use json::{JsonError, any_from_json, any_to_json, message_from_json, message_to_json};
+pub use json::{
+    JsonError, any_from_json, any_to_json, message_from_json, message_to_json, release_descriptors, struct_from_json,
+    struct_to_json,
+};
 pub use prost;
 
 #[allow(missing_docs, clippy::all, rustdoc::all)] // Generated code.

@@ -188,7 +188,9 @@ fn dump(state: &State, query: &str) -> Response<Full<Bytes>> {
         return text(StatusCode::NOT_FOUND, "the pod has no address yet\n".to_owned());
     };
     let made = [pilot::clusters(&loaded.snapshot, &proxy), pilot::listeners(&loaded.snapshot, &proxy)].concat();
-    page_json(&Value::Array(made.iter().map(|r| envoy_api::any_to_json(&r.body)).collect()))
+    let page = page_json(&Value::Array(made.iter().map(|r| envoy_api::any_to_json(&r.body)).collect()));
+    envoy_api::release_descriptors();
+    page
 }
 
 /// Prometheus text, under istiod's names.

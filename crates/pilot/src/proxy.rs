@@ -82,7 +82,7 @@ impl Proxy {
         };
         let ip = ip.parse().map_err(|_| NodeError::Ip { id: id.to_owned(), ip: (*ip).to_owned() })?;
         let (name, pod_namespace) = pod.rsplit_once('.').ok_or_else(|| NodeError::Id(id.to_owned()))?;
-        let metadata = node.metadata.as_ref().map_or(Value::Null, struct_to_json);
+        let metadata = node.metadata.as_ref().map_or(Value::Null, envoy_api::struct_to_json);
         let extensions: HashSet<String> = node
             .extensions
             .iter()
@@ -128,8 +128,4 @@ impl Proxy {
     pub fn dns_capture(&self) -> bool {
         self.meta("DNS_CAPTURE").is_some_and(|v| v == "true" || v == "1")
     }
-}
-
-fn struct_to_json(metadata: &envoy_api::Struct) -> Value {
-    envoy_api::message_to_json(metadata).unwrap_or(Value::Null)
 }

@@ -44,6 +44,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     named(clusters, "envoy.config.cluster.v3.Cluster")?;
     let listeners = resources.listeners.iter().map(|l| (l.name.clone(), envoy_api::pack(l))).collect();
     named(listeners, "envoy.config.listener.v3.Listener")?;
+    // What JSON was read by is larger than the proxy.
+    drop((text, resources));
+    envoy_api::release_descriptors();
     loop {
         std::thread::park();
     }

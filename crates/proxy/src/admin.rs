@@ -218,6 +218,7 @@ fn config_dump(proxy: &Proxy, name: Option<&str>, endpoints: bool) -> Value {
         let all = wrap("endpoint_config", of("envoy.config.endpoint.v3.ClusterLoadAssignment"));
         configs.push(section("EndpointsConfigDump", json!({"dynamic_endpoint_configs": all})));
     }
+    envoy_api::release_descriptors();
     json!({"configs": configs})
 }
 

@@ -89,7 +89,8 @@ fn listener(name: &str, port: u16, cluster: &str, mut filters: Vec<Value>, tls: 
             any("envoy.extensions.access_loggers.file.v3.FileAccessLog", json!({"path": "/dev/null", "log_format": log()}))}]);
     }
     let manager = any("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", manager);
-    let mut chain = json!({"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]});
+    let mut chain =
+        json!({"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]});
     if let Some(tls) = tls {
         chain["transport_socket"] = json!({"name": "envoy.transport_sockets.tls", "typed_config": tls});
     }
@@ -111,7 +112,8 @@ fn log() -> Value {
 
 fn rbac() -> Value {
     let principal = json!({"authenticated": {"principal_name": {"exact": "spiffe://cluster.local/ns/bench/sa/app"}}});
-    let rules = json!({"action": "ALLOW", "policies": {"app": {"permissions": [{"any": true}], "principals": [principal]}}});
+    let rules =
+        json!({"action": "ALLOW", "policies": {"app": {"permissions": [{"any": true}], "principals": [principal]}}});
     json!({"name": "envoy.filters.http.rbac", "typed_config": any("envoy.extensions.filters.http.rbac.v3.RBAC", json!({"rules": rules}))})
 }
 
@@ -139,7 +141,8 @@ fn secrets() -> Result<[Value; 2]> {
     let key = rcgen::KeyPair::generate()?;
     let mut leaf = rcgen::CertificateParams::new(Vec::new())?;
     leaf.subject_alt_names = vec![rcgen::SanType::URI("spiffe://cluster.local/ns/bench/sa/app".try_into()?)];
-    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    leaf.extended_key_usages =
+        vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
     let chain = leaf.signed_by(&key, &rcgen::Issuer::from_params(&root, &root_key))?.pem();
     Ok([
         json!({"name": "default", "tls_certificate": {"certificate_chain": {"inline_string": chain}, "private_key": {"inline_string": key.serialize_pem()}}}),
