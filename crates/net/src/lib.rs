@@ -2,6 +2,7 @@
 //!
 //! The only crate of the workspace that holds `unsafe`; each block says why it is sound. It knows nothing of meshes.
 
+mod allocator;
 pub mod netns;
 mod original;
 mod socket;

@@ -1,6 +1,6 @@
 //! Who calls whom: workload metadata, exchanged by headers or read from endpoints, and the metric series made of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -101,16 +101,27 @@ fn read_endpoint(text: &str) -> Workload {
 /// What identifies a series within a worker, without touching a string.
 type Path = (u64, usize, usize, SecurityPolicy, RequestProtocol, Reporter);
 
+/// A workload under the principal that was verified.
+type Named = (Option<Arc<str>>, Arc<Workload>);
+
+/// Peers of the last metadata headers; one worker talks to few at a time.
+const RECENT: usize = 8;
+
+/// Principals that one metadata header was seen under.
+const MAX_PRINCIPALS: usize = 64;
+
 /// What one worker knows of peers, and the series it has found.
 #[derive(Debug)]
 pub(crate) struct Peers {
     telemetry: Arc<Telemetry>,
-    by_header: HashMap<(HeaderValue, Option<Arc<str>>), Arc<Workload>>,
+    by_header: HashMap<HeaderValue, Vec<Named>>,
+    /// Found last by header: compared before a kilobyte of metadata is hashed.
+    recent: Vec<(HeaderValue, Named)>,
     by_principal: HashMap<String, Arc<Workload>>,
     by_host: HashMap<(u64, Option<Arc<str>>), Arc<Workload>>,
     http: HashMap<Path, Arc<HttpSeries>>,
     tcp: HashMap<Path, Arc<TcpSeries>>,
-    local: BTreeMap<Option<String>, Arc<Workload>>,
+    local: Vec<(Option<String>, Arc<Workload>)>,
 }
 
 impl Peers {
@@ -118,11 +129,12 @@ impl Peers {
         Self {
             telemetry,
             by_header: HashMap::new(),
+            recent: Vec::new(),
             by_principal: HashMap::new(),
             by_host: HashMap::new(),
             http: HashMap::new(),
             tcp: HashMap::new(),
-            local: BTreeMap::new(),
+            local: Vec::new(),
         }
     }
 
@@ -136,18 +148,33 @@ impl Peers {
 
     /// The peer that a metadata header describes, under its verified principal.
     pub(crate) fn by_header(&mut self, header: &HeaderValue, principal: Option<&str>) -> Option<Arc<Workload>> {
-        self.bound();
-        let key = (header.clone(), principal.map(Arc::<str>::from));
-        if let Some(known) = self.by_header.get(&key) {
+        let is = |named: &&Named| named.0.as_deref() == principal;
+        if let Some((_, (_, known))) = self.recent.iter().find(|(h, named)| h == header && is(&named)) {
             return Some(known.clone());
         }
-        let mut workload = read_metadata(header)?;
-        if let Some(principal) = principal {
-            workload = workload.with_principal(principal);
+        self.bound();
+        let known = self.by_header.get(header).and_then(|all| all.iter().find(is)).cloned();
+        let named = match known {
+            Some(known) => known,
+            None => {
+                let mut workload = read_metadata(header)?;
+                if let Some(principal) = principal {
+                    workload = workload.with_principal(principal);
+                }
+                let named = (principal.map(Arc::from), Arc::new(workload));
+                let all = self.by_header.entry(header.clone()).or_default();
+                if all.len() >= MAX_PRINCIPALS {
+                    all.clear();
+                }
+                all.push(named.clone());
+                named
+            }
+        };
+        if self.recent.len() >= RECENT {
+            self.recent.remove(0);
         }
-        let workload = Arc::new(workload);
-        self.by_header.insert(key, workload.clone());
-        Some(workload)
+        self.recent.push((header.clone(), named.clone()));
+        Some(named.1)
     }
 
     /// A client of which only the principal is known.
@@ -184,13 +211,15 @@ impl Peers {
 
     /// Ourselves, under the principal we showed.
     fn own(&mut self, uri: Option<&str>) -> Arc<Workload> {
-        let telemetry = self.telemetry.clone();
-        let key = uri.map(str::to_owned);
-        let make = || match uri {
-            Some(uri) => Arc::new((**telemetry.local()).clone().with_principal(uri)),
-            None => telemetry.local().clone(),
+        if let Some((_, known)) = self.local.iter().find(|(known, _)| known.as_deref() == uri) {
+            return known.clone();
+        }
+        let own = match uri {
+            Some(uri) => Arc::new((**self.telemetry.local()).clone().with_principal(uri)),
+            None => self.telemetry.local().clone(),
         };
-        self.local.entry(key).or_insert_with(make).clone()
+        self.local.push((uri.map(str::to_owned), own.clone()));
+        own
     }
 
     /// The request series of a call. `peer` is the caller on inbound, the called workload on outbound.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use proxy_config::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, LocalSet};
+use tokio::task::AbortHandle;
 use upstream::HttpPools;
 
 use crate::connection;
@@ -54,18 +54,27 @@ pub(crate) struct Worker {
 /// Starts a worker thread.
 pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<mpsc::UnboundedSender<Command>> {
     let (commands, inbox) = mpsc::unbounded_channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (started, starting) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        let local = LocalSet::new();
+        // Tasks of a local runtime are woken without the second queue that a `LocalSet` is.
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        // The one who waits is the caller of this function.
+        let _ = started.send(Ok(()));
         let worker = Rc::new(Worker {
             peers: RefCell::new(Peers::new(shared.context.telemetry.clone())),
             shared,
             pools: HttpPools::default(),
             connections: Cell::new(0),
         });
-        local.block_on(&runtime, run(worker, inbox));
+        runtime.block_on(run(worker, inbox));
     })?;
-    Ok(commands)
+    match starting.recv() {
+        Ok(result) => result.map(|()| commands),
+        Err(_) => Err(io::Error::other("the worker's thread ended at once")),
+    }
 }
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {

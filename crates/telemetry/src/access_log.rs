@@ -44,6 +44,7 @@ pub struct AccessLogConfig {
 pub struct AccessLog {
     filter: LogFilter,
     line: Line,
+    request_headers: Box<[HeaderName]>,
     sink: Arc<Sink>,
 }
 
@@ -82,29 +83,13 @@ impl AccessLog {
         };
         let sink = Sink::open(&config.path)
             .map_err(|e| FormatError::File { path: config.path.clone(), reason: e.to_string() })?;
-        Ok(Self { filter: config.filter.clone(), line, sink })
+        let request_headers = request_headers(&line);
+        Ok(Self { filter: config.filter.clone(), line, request_headers, sink })
     }
 
     /// Request headers that a line may print: callers keep these beyond the request.
-    pub fn request_headers(&self) -> Vec<HeaderName> {
-        let pieces: Box<dyn Iterator<Item = &Piece>> = match &self.line {
-            Line::Text(pieces) => Box::new(pieces.iter()),
-            Line::Json(fields) => Box::new(fields.iter().flat_map(|f| &f.value)),
-        };
-        let named = |r: &HeaderRef| match r {
-            HeaderRef::Named(name) => Some(name.clone()),
-            _ => None,
-        };
-        pieces
-            .filter_map(|piece| match piece {
-                Piece::Header { of: HeaderOf::Request, name, or, .. } => {
-                    Some([named(name), or.as_ref().and_then(named)])
-                }
-                _ => None,
-            })
-            .flatten()
-            .flatten()
-            .collect()
+    pub fn request_headers(&self) -> &[HeaderName] {
+        &self.request_headers
     }
 
     /// Writes one line; never blocks.
@@ -123,6 +108,22 @@ impl AccessLog {
             self.sink.append(line);
         });
     }
+}
+
+fn request_headers(line: &Line) -> Box<[HeaderName]> {
+    let pieces: Vec<&Piece> = match line {
+        Line::Text(pieces) => pieces.iter().collect(),
+        Line::Json(fields) => fields.iter().flat_map(|f| &f.value).collect(),
+    };
+    let named = |r: &HeaderRef| match r {
+        HeaderRef::Named(name) => Some(name.clone()),
+        _ => None,
+    };
+    let names = pieces.into_iter().filter_map(|piece| match piece {
+        Piece::Header { of: HeaderOf::Request, name, or, .. } => Some([named(name), or.as_ref().and_then(named)]),
+        _ => None,
+    });
+    names.flatten().flatten().collect()
 }
 
 fn compile_json(fields: &[(String, String)]) -> Result<Vec<Field>, FormatError> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::clock::rfc3339_millis;
 use crate::flags::ResponseFlags;
@@ -41,8 +41,8 @@ pub struct LogRecord<'a> {
     pub bytes_sent: u64,
     /// Time the upstream took to its first byte.
     pub upstream_service_time: Option<Duration>,
-    /// Request headers as they were sent upstream.
-    pub request_headers: Option<&'a HeaderMap>,
+    /// Request headers as they were sent upstream, those that the log asks for.
+    pub request_headers: &'a [(HeaderName, HeaderValue)],
     /// Response headers as they were sent downstream.
     pub response_headers: Option<&'a HeaderMap>,
     /// Response trailers.
@@ -90,7 +90,7 @@ impl LogRecord<'_> {
             bytes_received: 0,
             bytes_sent: 0,
             upstream_service_time: None,
-            request_headers: None,
+            request_headers: &[],
             response_headers: None,
             response_trailers: None,
             upstream_host: None,
@@ -341,16 +341,16 @@ fn address(address: Option<SocketAddr>, port: bool, out: &mut Vec<u8>) -> bool {
 }
 
 fn header<'a>(record: &LogRecord<'a>, of: HeaderOf, name: &HeaderRef) -> Option<&'a [u8]> {
-    let headers = match of {
-        HeaderOf::Request => record.request_headers,
-        HeaderOf::Response => record.response_headers,
-        HeaderOf::Trailer => record.response_trailers,
-    };
     match name {
         HeaderRef::Method => record.method.map(str::as_bytes),
         HeaderRef::Path | HeaderRef::OriginalPath => record.path.map(str::as_bytes),
         HeaderRef::Authority => record.authority.map(str::as_bytes),
         HeaderRef::Scheme => record.scheme.map(str::as_bytes),
-        HeaderRef::Named(name) => headers.and_then(|h| h.get(name)).map(http::HeaderValue::as_bytes),
+        HeaderRef::Named(name) => match of {
+            HeaderOf::Request => record.request_headers.iter().find(|(n, _)| n == name).map(|(_, value)| value),
+            HeaderOf::Response => record.response_headers.and_then(|h| h.get(name)),
+            HeaderOf::Trailer => record.response_trailers.and_then(|h| h.get(name)),
+        }
+        .map(HeaderValue::as_bytes),
     }
 }

@@ -25,6 +25,17 @@ pub(crate) const BOUNDS: [f64; 19] = [
     3_600_000.0,
 ];
 
+/// The same in thousandths.
+const THOUSANDTHS: [u64; BOUNDS.len()] = {
+    let mut thousandths = [0; BOUNDS.len()];
+    let mut at = 0;
+    while at < BOUNDS.len() {
+        thousandths[at] = (BOUNDS[at] * 1000.0) as u64;
+        at += 1;
+    }
+    thousandths
+};
+
 /// Counts by bucket, and the sum in thousandths of the unit.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
@@ -35,8 +46,7 @@ pub(crate) struct Histogram {
 impl Histogram {
     /// Adds one value, given in thousandths of the unit (microseconds for milliseconds).
     pub(crate) fn record_thousandths(&self, value: u64) {
-        let unit = value as f64 / 1000.0;
-        let index = BOUNDS.iter().position(|bound| unit <= *bound).unwrap_or(BOUNDS.len());
+        let index = THOUSANDTHS.partition_point(|bound| *bound < value);
         self.buckets[index].fetch_add(1, Relaxed);
         self.sum_thousandths.fetch_add(value, Relaxed);
     }

@@ -204,6 +204,15 @@ pub(crate) struct OutcomeMetrics {
     pub(crate) response_bytes: Histogram,
 }
 
+impl OutcomeMetrics {
+    fn add(&self, sample: &HttpSample) {
+        self.requests.fetch_add(1, Relaxed);
+        self.duration.record_thousandths(u64::try_from(sample.duration.as_micros()).unwrap_or(u64::MAX));
+        self.request_bytes.record_thousandths(sample.request_bytes.saturating_mul(1000));
+        self.response_bytes.record_thousandths(sample.response_bytes.saturating_mul(1000));
+    }
+}
+
 /// A path sees few outcomes; a client that invents statuses must not grow us without end.
 const MAX_OUTCOMES: usize = 64;
 
@@ -229,11 +238,10 @@ impl HttpSeries {
     /// Adds one finished request.
     pub fn record(&self, sample: &HttpSample) {
         let outcome = Outcome { code: sample.code, flags: sample.flags, grpc_status: sample.grpc_status };
-        let metrics = self.outcome(outcome);
-        metrics.requests.fetch_add(1, Relaxed);
-        metrics.duration.record_thousandths(u64::try_from(sample.duration.as_micros()).unwrap_or(u64::MAX));
-        metrics.request_bytes.record_thousandths(sample.request_bytes.saturating_mul(1000));
-        metrics.response_bytes.record_thousandths(sample.response_bytes.saturating_mul(1000));
+        if let Some(known) = self.outcomes.read().iter().find(|m| m.outcome == outcome) {
+            return known.add(sample);
+        }
+        self.new_outcome(outcome).add(sample);
     }
 
     /// Adds gRPC messages.
@@ -242,10 +250,7 @@ impl HttpSeries {
         self.response_messages.fetch_add(response, Relaxed);
     }
 
-    fn outcome(&self, outcome: Outcome) -> Arc<OutcomeMetrics> {
-        if let Some(found) = self.outcomes.read().iter().find(|m| m.outcome == outcome) {
-            return found.clone();
-        }
+    fn new_outcome(&self, outcome: Outcome) -> Arc<OutcomeMetrics> {
         let mut outcomes = self.outcomes.write();
         if let Some(found) = outcomes.iter().find(|m| m.outcome == outcome) {
             return found.clone();

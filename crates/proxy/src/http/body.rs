@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use telemetry::ResponseFlags;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use upstream::UpstreamBody;
 
 use super::exchange::Exchange;
@@ -38,7 +38,9 @@ pub(crate) struct ReplyBody {
     source: Source,
     exchange: Option<Box<Exchange>>,
     /// The route's timeout covers the whole answer.
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Instant>,
+    /// Made when the body is first waited for: most are there at once.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 enum Source {
@@ -61,11 +63,11 @@ impl std::error::Error for Broken {}
 impl ReplyBody {
     /// A body that nobody waits for.
     pub(crate) fn bare(body: Bytes) -> Self {
-        Self { source: Source::Local(body), exchange: None, deadline: None }
+        Self { source: Source::Local(body), exchange: None, deadline: None, timer: None }
     }
 
     pub(crate) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
-        let mut reply = Self { source: Source::Local(body), exchange: Some(exchange), deadline: None };
+        let mut reply = Self { source: Source::Local(body), exchange: Some(exchange), deadline: None, timer: None };
         if reply.is_end_stream() {
             reply.finish();
         }
@@ -75,10 +77,9 @@ impl ReplyBody {
     pub(crate) fn upstream(
         body: UpstreamBody,
         exchange: Box<Exchange>,
-        deadline: Option<tokio::time::Instant>,
+        deadline: Option<Instant>,
     ) -> Self {
-        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let mut reply = Self { source: Source::Upstream(body), exchange: Some(exchange), deadline };
+        let mut reply = Self { source: Source::Upstream(body), exchange: Some(exchange), deadline, timer: None };
         if reply.is_end_stream() {
             reply.finish();
         }
@@ -141,12 +142,13 @@ impl Body for ReplyBody {
                 this.finish();
                 Poll::Ready(None)
             }
-            Poll::Pending => match this.deadline.as_mut().map(|d| d.as_mut().poll(cx)) {
-                Some(Poll::Ready(())) => {
-                    Poll::Ready(Some(Err(this.fail(ResponseFlags::UT, "response_timeout_after_response_started"))))
-                }
-                _ => Poll::Pending,
-            },
+            Poll::Pending => {
+                let Some(deadline) = this.deadline else { return Poll::Pending };
+                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+                timer.as_mut().poll(cx).map(|()| {
+                    Some(Err(this.fail(ResponseFlags::UT, "response_timeout_after_response_started")))
+                })
+            }
         }
     }
 

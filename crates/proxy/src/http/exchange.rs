@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use proxy_config::HttpManager;
 use telemetry::{HttpSample, LogRecord, RequestProtocol, ResponseFlags, Workload};
 use upstream::{Cluster, Host, Permit};
@@ -24,7 +24,7 @@ pub(crate) struct Exchange {
     pub(crate) path: Option<PathAndQuery>,
     version: Version,
     pub(crate) authority: Option<HeaderValue>,
-    kept_headers: HeaderMap,
+    kept_headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) grpc: bool,
     pub(crate) status: u16,
     pub(crate) grpc_status: Option<u16>,
@@ -65,7 +65,7 @@ impl Exchange {
             path: request.uri().path_and_query().cloned(),
             version: request.version(),
             authority: None,
-            kept_headers: HeaderMap::new(),
+            kept_headers: Vec::new(),
             grpc: false,
             status: 0,
             grpc_status: None,
@@ -94,8 +94,8 @@ impl Exchange {
     pub(crate) fn keep_headers(&mut self, headers: &HeaderMap) {
         for log in &self.manager.logs {
             for name in log.request_headers() {
-                if let Some(value) = headers.get(&name) {
-                    self.kept_headers.insert(name, value.clone());
+                if let Some(value) = headers.get(name) {
+                    self.kept_headers.push((name.clone(), value.clone()));
                 }
             }
         }
@@ -120,7 +120,7 @@ impl Exchange {
         record.bytes_received = self.bytes_received;
         record.bytes_sent = self.bytes_sent;
         record.upstream_service_time = self.service_time;
-        record.request_headers = Some(&self.kept_headers);
+        record.request_headers = &self.kept_headers;
         record.upstream_host = self.host.as_ref().map(|h| h.address);
         record.upstream_cluster = self.cluster_name.as_deref();
         record.upstream_local = self.upstream_local;
