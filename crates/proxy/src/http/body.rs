@@ -74,11 +74,7 @@ impl ReplyBody {
         reply
     }
 
-    pub(crate) fn upstream(
-        body: UpstreamBody,
-        exchange: Box<Exchange>,
-        deadline: Option<Instant>,
-    ) -> Self {
+    pub(crate) fn upstream(body: UpstreamBody, exchange: Box<Exchange>, deadline: Option<Instant>) -> Self {
         let mut reply = Self { source: Source::Upstream(body), exchange: Some(exchange), deadline, timer: None };
         if reply.is_end_stream() {
             reply.finish();
@@ -145,9 +141,10 @@ impl Body for ReplyBody {
             Poll::Pending => {
                 let Some(deadline) = this.deadline else { return Poll::Pending };
                 let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-                timer.as_mut().poll(cx).map(|()| {
-                    Some(Err(this.fail(ResponseFlags::UT, "response_timeout_after_response_started")))
-                })
+                timer
+                    .as_mut()
+                    .poll(cx)
+                    .map(|()| Some(Err(this.fail(ResponseFlags::UT, "response_timeout_after_response_started"))))
             }
         }
     }
