@@ -49,7 +49,7 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
         node_id: options.node_id(),
         telemetry: telemetry.clone(),
         secrets: secrets.clone(),
-        undecided: Duration::from_millis(100),
+        undecided: proxy::UNDECIDED,
     })?;
     let complete = Arc::new(AtomicBool::new(false));
     let health = Arc::new(Health {

@@ -10,4 +10,4 @@ mod splice;
 
 pub use original::original_dst;
 pub use socket::{ListenOptions, connect_socket, listen, set_keepalive};
-pub use splice::{Copied, CopyEnd, copy_bidirectional};
+pub use splice::{Copied, CopyEnd, Moved, copy_bidirectional, copy_counted};

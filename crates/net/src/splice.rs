@@ -43,48 +43,56 @@ pub struct Copied {
 /// A half-close is passed on: when one side ends its stream the other is shut down for writing and may go on sending.
 pub async fn copy_bidirectional(a: &TcpStream, b: &TcpStream, idle: Option<Duration>) -> Copied {
     let moved = Moved::default();
-    let end = {
-        let forward = pump(a, b, &moved.a_to_b, &moved.last);
-        let backward = pump(b, a, &moved.b_to_a, &moved.last);
-        tokio::pin!(forward, backward);
-        let (mut forward_done, mut backward_done) = (false, false);
-        loop {
-            if forward_done && backward_done {
-                break CopyEnd::Closed;
-            }
-            let deadline = idle.map(|idle| moved.last.get() + idle);
-            let quiet = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                result = &mut forward, if !forward_done => match result {
-                    Ok(()) => forward_done = true,
-                    Err(Side::Read(e)) => break CopyEnd::FailedA(e),
-                    Err(Side::Write(e)) => break CopyEnd::FailedB(e),
-                },
-                result = &mut backward, if !backward_done => match result {
-                    Ok(()) => backward_done = true,
-                    Err(Side::Read(e)) => break CopyEnd::FailedB(e),
-                    Err(Side::Write(e)) => break CopyEnd::FailedA(e),
-                },
-                () = quiet => {
-                    if idle.is_some_and(|idle| moved.last.get().elapsed() >= idle) {
-                        break CopyEnd::Idle;
-                    }
-                }
-            }
-        }
-    };
+    let end = copy_counted(a, b, idle, &moved).await;
     Copied { a_to_b: moved.a_to_b.get(), b_to_a: moved.b_to_a.get(), end }
 }
 
-struct Moved {
-    a_to_b: std::cell::Cell<u64>,
-    b_to_a: std::cell::Cell<u64>,
-    last: std::cell::Cell<Instant>,
+/// The same, with counts that can be read while the copy goes on.
+pub async fn copy_counted(a: &TcpStream, b: &TcpStream, idle: Option<Duration>, moved: &Moved) -> CopyEnd {
+    let forward = pump(a, b, &moved.a_to_b, &moved.last);
+    let backward = pump(b, a, &moved.b_to_a, &moved.last);
+    tokio::pin!(forward, backward);
+    let (mut forward_done, mut backward_done) = (false, false);
+    loop {
+        if forward_done && backward_done {
+            break CopyEnd::Closed;
+        }
+        let deadline = idle.map(|idle| moved.last.get() + idle);
+        let quiet = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            result = &mut forward, if !forward_done => match result {
+                Ok(()) => forward_done = true,
+                Err(Side::Read(e)) => break CopyEnd::FailedA(e),
+                Err(Side::Write(e)) => break CopyEnd::FailedB(e),
+            },
+            result = &mut backward, if !backward_done => match result {
+                Ok(()) => backward_done = true,
+                Err(Side::Read(e)) => break CopyEnd::FailedB(e),
+                Err(Side::Write(e)) => break CopyEnd::FailedA(e),
+            },
+            () = quiet => {
+                if idle.is_some_and(|idle| moved.last.get().elapsed() >= idle) {
+                    break CopyEnd::Idle;
+                }
+            }
+        }
+    }
+}
+
+/// What a copy has moved so far, in bytes.
+#[derive(Debug)]
+pub struct Moved {
+    /// From the first side to the second.
+    pub a_to_b: std::cell::Cell<u64>,
+    /// From the second side to the first.
+    pub b_to_a: std::cell::Cell<u64>,
+    /// When a byte moved last.
+    pub last: std::cell::Cell<Instant>,
 }
 
 impl Default for Moved {

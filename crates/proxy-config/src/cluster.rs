@@ -16,6 +16,7 @@ use upstream::{
 
 use crate::common::{duration, kind, limit, port, socket_address, unpack};
 use crate::context::{ConfigError, Context, Refusal, Result, Under};
+use crate::protocol::{self, refuse as refuse_fields};
 use crate::tls::upstream_security;
 
 /// Envoy's default connect timeout.
@@ -58,6 +59,7 @@ fn compile(proto: &proto::Cluster, context: &Context) -> Result<ClusterConfig> {
         idle_timeout: http.idle_timeout,
         max_requests_per_connection: http.max_requests,
         max_concurrent_streams: http.max_streams,
+        preserve_case: http.preserve_case,
         transport_matches,
         security,
         bind: proto
@@ -236,6 +238,7 @@ struct Http {
     idle_timeout: Option<Duration>,
     max_requests: u32,
     max_streams: u32,
+    preserve_case: bool,
 }
 
 fn http_options(proto: &proto::Cluster) -> Result<Http> {
@@ -247,32 +250,73 @@ fn http_options(proto: &proto::Cluster) -> Result<Http> {
         idle_timeout: None,
         max_requests: 0,
         max_streams: 1024,
+        preserve_case: false,
     };
     let Some(any) = proto.typed_extension_protocol_options.get(KEY) else { return Ok(http) };
     if kind(any) != KEY {
         return Err(Refusal::new("typed_extension_protocol_options", format!("{} is not supported", any.type_url)));
     }
-    let given: HttpProtocolOptions = unpack(any)?;
+    options(&mut http, &unpack(any)?).under(format!("typed_extension_protocol_options[{KEY}]"))?;
+    Ok(http)
+}
+
+fn options(http: &mut Http, given: &HttpProtocolOptions) -> Result<()> {
+    use options::UpstreamProtocolOptions as U;
+    use options::explicit_http_config::ProtocolConfig as P;
+    refuse_fields(&[
+        ("upstream_http_protocol_options", given.upstream_http_protocol_options.is_some()),
+        ("http_filters", !given.http_filters.is_empty()),
+        ("header_validation_config", given.header_validation_config.is_some()),
+    ])?;
     if let Some(common) = &given.common_http_protocol_options {
+        refuse_fields(&[
+            ("max_connection_duration", common.max_connection_duration.is_some()),
+            ("max_stream_duration", common.max_stream_duration.is_some()),
+            ("max_headers_count", common.max_headers_count.is_some()),
+            ("max_response_headers_kb", common.max_response_headers_kb.is_some()),
+        ])
+        .under("common_http_protocol_options")?;
         http.idle_timeout = limit(common.idle_timeout.as_ref());
         http.max_requests = common.max_requests_per_connection.map_or(0, |v| v.value);
     }
-    use options::UpstreamProtocolOptions as U;
-    use options::explicit_http_config::ProtocolConfig as P;
     match &given.upstream_protocol_options {
         None => {}
         Some(U::ExplicitHttpConfig(explicit)) => match &explicit.protocol_config {
             Some(P::Http2ProtocolOptions(h2)) => {
                 http.protocol = Protocol::Http2;
-                http.max_streams = h2.max_concurrent_streams.map_or(1024, |v| v.value).max(1);
+                http2(http, Some(h2)).under("http2_protocol_options")?;
             }
             Some(P::Http3ProtocolOptions(_)) => return Err(Refusal::unsupported("http3_protocol_options")),
-            _ => http.protocol = Protocol::Http1,
+            Some(P::HttpProtocolOptions(h1)) => {
+                http.protocol = Protocol::Http1;
+                http.preserve_case = protocol::http1(Some(h1)).under("http_protocol_options")?;
+            }
+            None => http.protocol = Protocol::Http1,
         },
-        Some(U::UseDownstreamProtocolConfig(_)) => http.protocol = Protocol::Downstream,
+        Some(U::UseDownstreamProtocolConfig(both)) => {
+            http.protocol = Protocol::Downstream;
+            http.preserve_case = protocol::http1(both.http_protocol_options.as_ref()).under("http_protocol_options")?;
+            http2(http, both.http2_protocol_options.as_ref()).under("http2_protocol_options")?;
+            if both.http3_protocol_options.is_some() {
+                return Err(Refusal::unsupported("http3_protocol_options"));
+            }
+        }
         Some(U::AutoConfig(_)) => return Err(Refusal::unsupported("auto_config")),
     }
-    Ok(http)
+    Ok(())
+}
+
+fn http2(http: &mut Http, given: Option<&core::Http2ProtocolOptions>) -> Result<()> {
+    let Some(given) = given else { return Ok(()) };
+    protocol::refuse_http2(given)?;
+    refuse_fields(&[
+        ("allow_connect", given.allow_connect),
+        ("connection_keepalive", given.connection_keepalive.is_some()),
+        ("initial_stream_window_size", given.initial_stream_window_size.is_some()),
+        ("initial_connection_window_size", given.initial_connection_window_size.is_some()),
+    ])?;
+    http.max_streams = given.max_concurrent_streams.map_or(http.max_streams, |v| v.value).max(1);
+    Ok(())
 }
 
 fn keepalive(proto: &core::TcpKeepalive) -> Keepalive {

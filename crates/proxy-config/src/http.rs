@@ -1,7 +1,6 @@
 //! The HTTP connection manager.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::http::HeaderValue;
 use envoy_api::Any;
@@ -9,7 +8,9 @@ use envoy_api::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_api::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
 use envoy_api::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_api::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
-use proto::http_connection_manager::{ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier};
+use proto::http_connection_manager::{
+    CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+};
 use rules::path::{EscapedSlashes, Normalise};
 use rules::rbac::Engine;
 use rules::route::Fault;
@@ -19,6 +20,7 @@ use crate::access_log;
 use crate::common::{kind, limit, unpack};
 use crate::context::{Context, Refusal, Result, RouteSlot, Routes, Under};
 use crate::jwt;
+use crate::protocol::{self, Common, Http2};
 use crate::rbac::engine;
 use crate::route;
 use crate::route_action;
@@ -81,10 +83,6 @@ pub struct HttpManager {
     pub request_id: bool,
     /// Trust the connection's address rather than `x-forwarded-for`, and append to it.
     pub use_remote_address: bool,
-    /// Until the request has arrived whole.
-    pub request_timeout: Option<Duration>,
-    /// Silence on a stream.
-    pub stream_idle: Option<Duration>,
     /// Upgrades allowed, lower case, such as `websocket`.
     pub upgrades: Vec<String>,
     /// The `istio.alpn` filter: offer the mesh's ALPN upstream.
@@ -95,6 +93,14 @@ pub struct HttpManager {
     pub stats: bool,
     /// Largest request head, bytes.
     pub max_head: usize,
+    /// `expect: 100-continue` is the upstream's to answer, not ours.
+    pub proxy_continue: bool,
+    /// HTTP/1 header names keep the case they came in.
+    pub preserve_case: bool,
+    /// How long connections live, and what heads may hold.
+    pub common: Common,
+    /// HTTP/2.
+    pub http2: Http2,
 }
 
 pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -> Result<HttpManager> {
@@ -122,17 +128,15 @@ pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -
         },
         request_id: proto.generate_request_id.is_none_or(|v| v.value),
         use_remote_address: proto.use_remote_address.is_some_and(|v| v.value),
-        request_timeout: limit(proto.request_timeout.as_ref()),
-        // Envoy's default is five minutes; zero turns it off.
-        stream_idle: match proto.stream_idle_timeout {
-            None => Some(Duration::from_secs(300)),
-            given => limit(given.as_ref()),
-        },
-        upgrades: proto.upgrade_configs.iter().map(|u| u.upgrade_type.to_ascii_lowercase()).collect(),
+        upgrades: upgrades(&proto.upgrade_configs).under("upgrade_configs")?,
         mesh_alpn: false,
         peer_metadata: false,
         stats: false,
         max_head: proto.max_request_headers_kb.map_or(60, |v| v.value) as usize * 1024,
+        proxy_continue: proto.proxy_100_continue,
+        preserve_case: protocol::http1(proto.http_protocol_options.as_ref()).under("http_protocol_options")?,
+        common: protocol::common(proto.common_http_protocol_options.as_ref()).under("common_http_protocol_options")?,
+        http2: protocol::http2(proto.http2_protocol_options.as_ref()).under("http2_protocol_options")?,
     };
     let mut routed = false;
     for filter in &proto.http_filters {
@@ -201,21 +205,69 @@ pub(crate) fn extension(any: &Any) -> Result<String> {
 }
 
 fn refuse(proto: &proto::HttpConnectionManager) -> Result<()> {
-    let unsupported = [
+    protocol::refuse(&[
+        ("codec_type", !matches!(proto.codec_type(), CodecType::Auto)),
+        ("add_user_agent", proto.add_user_agent.is_some_and(|v| v.value)),
         ("local_reply_config", proto.local_reply_config.is_some()),
         ("original_ip_detection_extensions", !proto.original_ip_detection_extensions.is_empty()),
         ("early_header_mutation_extensions", !proto.early_header_mutation_extensions.is_empty()),
         ("strip_matching_host_port", proto.strip_matching_host_port),
         ("strip_port_mode", proto.strip_port_mode.is_some()),
+        ("strip_trailing_host_dot", proto.strip_trailing_host_dot),
         ("via", !proto.via.is_empty()),
         ("xff_num_trusted_hops", proto.xff_num_trusted_hops != 0),
+        ("skip_xff_append", proto.skip_xff_append),
+        ("append_x_forwarded_port", proto.append_x_forwarded_port),
+        ("represent_ipv4_remote_address_as_ipv4_mapped_ipv6", proto.represent_ipv4_remote_address_as_ipv4_mapped_ipv6),
         ("http3_protocol_options", proto.http3_protocol_options.is_some()),
         ("tracing.provider", proto.tracing.as_ref().is_some_and(|t| t.provider.is_some())),
-    ];
-    match unsupported.iter().find(|(_, used)| *used) {
-        Some((field, _)) => Err(Refusal::unsupported(field)),
-        None => Ok(()),
+        ("scheme_header_transformation", proto.scheme_header_transformation.is_some()),
+        ("forward_proto_config", proto.forward_proto_config.is_some()),
+        ("stream_idle_timeout", limit(proto.stream_idle_timeout.as_ref()).is_some()),
+        ("stream_flush_timeout", proto.stream_flush_timeout.is_some()),
+        ("request_timeout", limit(proto.request_timeout.as_ref()).is_some()),
+        ("request_headers_timeout", limit(proto.request_headers_timeout.as_ref()).is_some()),
+        ("access_log_flush_interval", log_interval(proto)),
+        ("flush_access_log_on_new_request", log_on_new(proto)),
+        ("access_log_options", log_options(proto)),
+        ("always_set_request_id_in_response", proto.always_set_request_id_in_response),
+        ("forward_client_cert_matcher", proto.forward_client_cert_matcher.is_some()),
+        ("path_normalization_options", proto.path_normalization_options.is_some()),
+        ("proxy_status_config", proto.proxy_status_config.is_some()),
+        ("typed_header_validation_config", proto.typed_header_validation_config.is_some()),
+    ])
+}
+
+#[allow(deprecated)] // The old place of `access_log_options`.
+fn log_interval(proto: &proto::HttpConnectionManager) -> bool {
+    proto.access_log_flush_interval.is_some()
+}
+
+#[allow(deprecated)] // The old place of `access_log_options`.
+fn log_on_new(proto: &proto::HttpConnectionManager) -> bool {
+    proto.flush_access_log_on_new_request
+}
+
+/// Log lines before the end of a request.
+fn log_options(proto: &proto::HttpConnectionManager) -> bool {
+    proto
+        .access_log_options
+        .as_ref()
+        .is_some_and(|o| o.access_log_flush_interval.is_some() || o.flush_access_log_on_new_request)
+}
+
+/// Upgrades that are allowed, lower case.
+fn upgrades(configs: &[proto::http_connection_manager::UpgradeConfig]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for config in configs.iter().filter(|c| c.enabled.is_none_or(|v| v.value)) {
+        let name = config.upgrade_type.to_ascii_lowercase();
+        protocol::refuse(&[("filters", !config.filters.is_empty())])?;
+        if matches!(name.as_str(), "connect-udp" | "connect-ip") {
+            return Err(Refusal::unsupported(&config.upgrade_type));
+        }
+        names.push(name);
     }
+    Ok(names)
 }
 
 fn server(proto: &proto::HttpConnectionManager) -> Result<Option<HeaderValue>> {

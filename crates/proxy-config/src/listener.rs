@@ -21,8 +21,12 @@ use crate::access_log;
 use crate::common::{cidr, duration, kind, limit, socket_address, unpack};
 use crate::context::{ConfigError, Context, Refusal, Result, Under};
 use crate::http::{self, HttpManager, RouteSource, extension};
+use crate::protocol::refuse;
 use crate::rbac::engine;
 use crate::tls::{ServerTlsConfigs, downstream};
+
+/// Istio's default of `tcpReportingDuration`.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// A listener, ready to take connections.
 #[derive(Debug)]
@@ -43,8 +47,10 @@ pub struct Listener {
     pub inspect_tls: Option<HttpInspect>,
     /// Ports on which HTTP is not looked for; `None`: not looked for at all.
     pub inspect_http: Option<HttpInspect>,
-    /// How long the first bytes are waited for; `None`: the proxy's own default.
+    /// How long a silent client is kept while its protocol is unknown; `None` is no limit.
     pub inspect_timeout: Option<Duration>,
+    /// After that time the client goes on as if it spoke no known protocol; else it is closed.
+    pub inspect_continue: bool,
     /// Chains in order, and the conditions of each.
     pub chains: Vec<FilterChain>,
     /// When no chain matches.
@@ -84,6 +90,8 @@ pub struct FilterChain {
     pub shadow_rbac: Vec<Engine>,
     /// Report Istio's metrics of connections.
     pub stats: bool,
+    /// How often a connection that lasts is reported.
+    pub report_every: Duration,
     /// What becomes of the connection.
     pub terminal: Terminal,
 }
@@ -164,6 +172,7 @@ fn compile(proto: &proto::Listener, context: &Context) -> Result<Listener> {
             None => Some(Duration::from_secs(15)),
             given => limit(given.as_ref()),
         },
+        inspect_continue: proto.continue_on_listener_filters_timeout,
         chains: Vec::new(),
         default_chain: None,
         logs: access_log::compile(&proto.access_log)?,
@@ -225,6 +234,7 @@ fn filter_chain(proto: &proto::FilterChain, context: &Context) -> Result<FilterC
         rbac: Vec::new(),
         shadow_rbac: Vec::new(),
         stats: false,
+        report_every: REPORT_EVERY,
         terminal: terminal(typed(last)?, context).under(format!("filters[{}]", last.name))?,
     };
     for filter in before {
@@ -254,12 +264,34 @@ fn network_filter(chain: &mut FilterChain, any: &envoy_api::Any) -> Result<()> {
                 chain.rbac.push(engine(rules).under("rules")?);
             }
         }
-        "stats.PluginConfig" => chain.stats = true,
+        "stats.PluginConfig" => {
+            chain.stats = true;
+            chain.report_every = report_every(any)?.unwrap_or(REPORT_EVERY);
+        }
         // Only with ALPN `istio-peer-exchange`, to which we never agree (tls.rs).
         "envoy.tcp.metadataexchange.config.MetadataExchange" => {}
         other => return Err(Refusal::new("typed_config", format!("network filter {other} is not supported"))),
     }
     Ok(())
+}
+
+/// `tcp_reporting_duration` of Istio's stats filter.
+fn report_every(any: &envoy_api::Any) -> Result<Option<Duration>> {
+    const FIELD: &str = "tcp_reporting_duration";
+    if kind(any) == "stats.PluginConfig" {
+        return Err(Refusal::new("typed_config", "stats.PluginConfig must come as a TypedStruct"));
+    }
+    let typed: envoy_api::udpa::r#type::v1::TypedStruct = unpack(any)?;
+    let value = typed.value.as_ref().and_then(|v| v.fields.get(FIELD)).and_then(|v| v.kind.as_ref());
+    match value {
+        None => Ok(None),
+        Some(envoy_api::google::protobuf::value::Kind::StringValue(text)) => {
+            let seconds = text.strip_suffix('s').and_then(|n| n.parse::<f64>().ok());
+            let time = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).filter(|d| !d.is_zero());
+            time.map(Some).ok_or_else(|| Refusal::new(FIELD, format!("\"{text}\" is not a duration above zero")))
+        }
+        Some(_) => Err(Refusal::new(FIELD, "is not a duration")),
+    }
 }
 
 fn terminal(any: &envoy_api::Any, context: &Context) -> Result<Terminal> {
@@ -276,12 +308,7 @@ fn terminal(any: &envoy_api::Any, context: &Context) -> Result<Terminal> {
 }
 
 fn tcp_proxy(proto: &tcp::TcpProxy, context: &Context) -> Result<TcpProxy> {
-    if proto.tunneling_config.is_some() {
-        return Err(Refusal::unsupported("tunneling_config"));
-    }
-    if !proto.hash_policy.is_empty() {
-        return Err(Refusal::unsupported("hash_policy"));
-    }
+    refuse_tcp(proto)?;
     let entry = |name: &str, weight: u32| WeightedCluster {
         cluster: context.clusters.slot(name),
         weight,
@@ -309,6 +336,34 @@ fn tcp_proxy(proto: &tcp::TcpProxy, context: &Context) -> Result<TcpProxy> {
         max_connect_attempts: proto.max_connect_attempts.map_or(1, |v| v.value).max(1),
         logs: access_log::compile(&proto.access_log)?,
     })
+}
+
+fn refuse_tcp(proto: &tcp::TcpProxy) -> Result<()> {
+    let options = proto.access_log_options.as_ref();
+    #[allow(deprecated)] // The old places of `access_log_options`.
+    let (old_interval, old_connect) = (proto.access_log_flush_interval.is_some(), proto.flush_access_log_on_connected);
+    refuse(&[
+        ("tunneling_config", proto.tunneling_config.is_some()),
+        ("hash_policy", !proto.hash_policy.is_empty()),
+        ("on_demand", proto.on_demand.is_some()),
+        ("metadata_match", proto.metadata_match.is_some()),
+        ("downstream_idle_timeout", proto.downstream_idle_timeout.is_some()),
+        ("upstream_idle_timeout", proto.upstream_idle_timeout.is_some()),
+        ("backoff_options", proto.backoff_options.is_some()),
+        (
+            "max_downstream_connection_duration_jitter_percentage",
+            proto.max_downstream_connection_duration_jitter_percentage.is_some(),
+        ),
+        ("access_log_flush_interval", old_interval),
+        ("flush_access_log_on_connected", old_connect),
+        (
+            "access_log_options",
+            options.is_some_and(|o| o.access_log_flush_interval.is_some() || o.flush_access_log_on_connected),
+        ),
+        ("proxy_protocol_tlvs", !proto.proxy_protocol_tlvs.is_empty()),
+        ("upstream_connect_mode", proto.upstream_connect_mode != 0),
+        ("max_early_data_bytes", proto.max_early_data_bytes.is_some()),
+    ])
 }
 
 fn chain_match(proto: Option<&proto::FilterChainMatch>) -> Result<ChainMatch> {

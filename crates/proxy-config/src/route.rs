@@ -135,7 +135,7 @@ fn matches(proto: &proto::RouteMatch) -> Result<RouteMatch> {
             PathMatch::Whole(StringMatch::regex(&regex.regex).map_err(|e| Refusal::new("safe_regex", e))?)
         }
         Some(P::PathSeparatedPrefix(prefix)) => PathMatch::Segments(prefix.as_str().into()),
-        Some(P::ConnectMatcher(_)) => return Err(Refusal::unsupported("connect_matcher")),
+        Some(P::ConnectMatcher(_)) => PathMatch::Connect,
         Some(P::PathMatchPolicy(_)) => return Err(Refusal::unsupported("path_match_policy")),
         None => return Err(Refusal::new("path_specifier", "is missing")),
     };

@@ -23,6 +23,7 @@ use upstream::ClusterSlot;
 
 use crate::common::{data_source as text_source, duration, kind, limit, mutation, per_million, string_match, unpack};
 use crate::context::{Context, Refusal, Result, Under};
+use crate::protocol::refuse as refuse_fields;
 
 /// Envoy's default route timeout.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -94,7 +95,27 @@ fn forward(proto: &proto::RouteAction, context: &Context) -> Result<Forward<Arc<
             N::NotFound => StatusCode::NOT_FOUND,
             N::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
         },
+        connect_ends: connect_ends(&proto.upgrade_configs).under("upgrade_configs")?,
     })
+}
+
+/// Whether CONNECT ends here. Which upgrades are allowed at all, the connection manager says.
+fn connect_ends(configs: &[proto::route_action::UpgradeConfig]) -> Result<bool> {
+    let mut ends = false;
+    for config in configs {
+        if !config.upgrade_type.eq_ignore_ascii_case("connect") {
+            return Err(Refusal::unsupported(&config.upgrade_type));
+        }
+        refuse_fields(&[("enabled: false", config.enabled.is_some_and(|v| !v.value))])?;
+        if let Some(connect) = &config.connect_config {
+            refuse_fields(&[
+                ("connect_config.proxy_protocol_config", connect.proxy_protocol_config.is_some()),
+                ("connect_config.allow_post", connect.allow_post),
+            ])?;
+            ends = true;
+        }
+    }
+    Ok(ends)
 }
 
 fn refuse(proto: &proto::RouteAction) -> Result<()> {
@@ -245,8 +266,16 @@ fn mirror(proto: &proto::route_action::RequestMirrorPolicy, context: &Context) -
     if proto.cluster.is_empty() {
         return Err(Refusal::unsupported("cluster_header"));
     }
+    refuse_fields(&[
+        ("request_headers_mutations", !proto.request_headers_mutations.is_empty()),
+        ("host_rewrite_literal", !proto.host_rewrite_literal.is_empty()),
+    ])?;
     let fraction = proto.runtime_fraction.as_ref().map(|f| per_million(f.default_value.as_ref()));
-    Ok(Mirror { cluster: context.clusters.slot(&proto.cluster), per_million: fraction.unwrap_or(1_000_000) })
+    Ok(Mirror {
+        cluster: context.clusters.slot(&proto.cluster),
+        per_million: fraction.unwrap_or(1_000_000),
+        shadow_suffix: !proto.disable_shadow_host_suffix_append,
+    })
 }
 
 fn redirect(proto: &proto::RedirectAction, matched: &proto::RouteMatch) -> Result<Redirect> {

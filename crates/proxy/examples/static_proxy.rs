@@ -3,7 +3,6 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
 use envoy_api::envoy::config::bootstrap::v3::Bootstrap;
 use proxy::{Proxy, ProxyOptions};
@@ -31,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         node_id: "static".to_owned(),
         telemetry: Telemetry::new(Workload::unknown()),
         secrets: Arc::default(),
-        undecided: Duration::from_millis(100),
+        undecided: proxy::UNDECIDED,
     })?;
     let named = |items: Vec<(String, envoy_api::Any)>, url: &str| {
         proxy.apply(url, &items, &[]).map_err(|rejected| {

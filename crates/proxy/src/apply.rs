@@ -37,9 +37,14 @@ pub struct ProxyOptions {
     pub telemetry: Arc<Telemetry>,
     /// Certificates and roots.
     pub secrets: Arc<SecretStore>,
-    /// How long an undecided protocol is waited for before a server is given the word.
+    /// How long a client may be silent on a port of unknown protocol before the upstream is connected as well, so that
+    /// a server that speaks first can; see [`UNDECIDED`].
     pub undecided: Duration,
 }
+
+/// Long enough for a client that speaks first, which does so with its first packet; too short to be felt by one that
+/// waits for its server.
+pub const UNDECIDED: Duration = Duration::from_millis(2);
 
 /// A resource that was refused; what was in force stays.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -107,20 +107,24 @@ pub(crate) async fn serve(worker: &Rc<Worker>, accepted: Arc<Listener>, stream: 
     let look_http = listener.inspect_http.as_ref().is_some_and(|i| i.is_on(port));
     let mut early = None;
     if look_tls || look_http {
-        let wait = listener.inspect_timeout.unwrap_or(worker.shared.undecided);
-        match first_bytes(&stream, wait).await {
-            Ok(First::Http1 | First::Http2) if !look_http => {}
-            Ok(First::Tls(_)) if !look_tls => {}
-            Ok(First::NeedMore) => match undecided(worker, &listener, &mut about, &stream).await {
-                Ok(connected) => early = connected,
-                Err(error) => {
-                    tracing::debug!(%source, %destination, %error, "the connection ended before it spoke");
-                    return;
-                }
-            },
-            Ok(first) => about.learn(first),
+        let first = match first_bytes(&stream, worker.shared.undecided).await {
+            Ok(First::NeedMore) => undecided(&listener, &about, &stream).await,
+            other => other.map(|first| (first, None)),
+        };
+        match first {
+            Ok((First::Http1 | First::Http2, _)) if !look_http => {}
+            Ok((First::Tls(_), _)) if !look_tls => {}
+            Ok((First::NeedMore, _)) if !listener.inspect_continue => {
+                tracing::debug!(%source, %destination, "the client did not speak in time");
+                return;
+            }
+            Ok((first, connected)) => {
+                // What was connected to belongs to the chain of clients without a known protocol.
+                early = connected.filter(|_| matches!(first, First::Other | First::NeedMore));
+                about.learn(first);
+            }
             Err(error) => {
-                tracing::debug!(%source, %error, "the connection is gone");
+                tracing::debug!(%source, %destination, %error, "the connection is gone");
                 return;
             }
         }
@@ -140,35 +144,40 @@ pub(crate) async fn serve(worker: &Rc<Worker>, accepted: Arc<Listener>, stream: 
     }
 }
 
-/// Neither side has spoken for a while. It may be a client that is slow to begin, or a protocol in which the server
-/// speaks first: the upstream is connected to, and whoever speaks first decides.
+/// The client is silent. It may be slow to begin, or its protocol lets the server speak first: where bytes may go on
+/// without a known protocol the upstream is connected at once, and whoever speaks first decides. Nothing of what the
+/// client says is sent before that.
 async fn undecided(
-    worker: &Rc<Worker>,
     listener: &Listener,
-    about: &mut About,
+    about: &About,
     stream: &TcpStream,
-) -> io::Result<Option<tcp::Upstream>> {
+) -> io::Result<(First, Option<tcp::Upstream>)> {
     /// A connection on which nobody says anything is kept this long.
     const SILENCE: Duration = Duration::from_secs(3600);
-    let upstream = match chain_for(listener, about).map(|c| (c, &c.terminal)) {
-        Some((chain, Terminal::Tcp(proxy))) if authorise(chain, about).is_ok() => {
-            tcp::connect(proxy, about.destination).await.ok()
-        }
-        _ => None,
+    let client = first_bytes(stream, listener.inspect_timeout.unwrap_or(SILENCE));
+    tokio::pin!(client);
+    let proxy = match chain_for(listener, about).map(|c| (c, &c.terminal)) {
+        Some((chain, Terminal::Tcp(proxy))) if chain.tls.is_none() && authorise(chain, about).is_ok() => proxy,
+        _ => return client.await.map(|first| (first, None)),
     };
-    let Some(mut upstream) = upstream else {
-        about.learn(first_bytes(stream, SILENCE).await?);
-        return Ok(None);
+    let connecting = tcp::connect(proxy, about.destination);
+    tokio::pin!(connecting);
+    let connected = tokio::select! {
+        biased;
+        first = &mut client => return match first? {
+            first @ (First::Other | First::NeedMore) => Ok((first, connecting.await.ok())),
+            known => Ok((known, None)),
+        },
+        connected = &mut connecting => connected,
     };
+    // Without an upstream there is nobody who could speak first; whether that matters, the client's bytes will tell.
+    let Ok(mut upstream) = connected else { return client.await.map(|first| (first, None)) };
     tokio::select! {
-        first = first_bytes(stream, SILENCE) => {
-            about.learn(first?);
-            Ok(None)
-        }
+        biased;
+        first = &mut client => first.map(|first| (first, Some(upstream))),
         spoke = upstream.first_byte() => {
             spoke?;
-            tracing::trace!(worker = ?std::thread::current().name(), draining = *worker.shared.draining.borrow(), "server-first");
-            Ok(Some(upstream))
+            Ok((First::Other, Some(upstream)))
         }
     }
 }

@@ -1,7 +1,9 @@
 //! HTTP: serving a connection's requests.
 
 mod attempt;
+mod awaiting;
 mod body;
+mod doubt;
 mod exchange;
 mod filters;
 mod forward;
@@ -15,16 +17,21 @@ mod upgrade;
 pub(crate) use body::AdminBody;
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proxy_config::{HttpManager, Listener, Terminal};
+use telemetry::ResponseFlags;
+use tokio::time::Instant;
+
+use body::ReplyBody;
+use doubt::{Watch, Watched};
 
 use crate::connection::{About, chain_for};
 use crate::stream::Stream;
@@ -41,6 +48,14 @@ pub(crate) struct Connection {
     current: RefCell<(Arc<Listener>, Arc<HttpManager>)>,
     /// The configuration no longer admits this connection.
     revoked: Cell<bool>,
+    /// The raw bytes of HTTP/1 requests.
+    watch: Arc<Watch>,
+    /// Requests so far.
+    served: Cell<u64>,
+    /// Requests under way.
+    in_flight: Cell<usize>,
+    /// When the last request ended.
+    last_used: Cell<Instant>,
 }
 
 impl Connection {
@@ -87,17 +102,35 @@ pub(crate) async fn serve(
         Stream::Tls(ref tls) => matches!(tls.get_ref().1.alpn_protocol(), Some(b"h2" | b"istio-h2")),
         Stream::Plain(ref tcp) => is_http2(tcp, &about).await,
     };
-    let mut draining = worker.shared.draining.clone();
-    let head = manager.max_head;
+    let (stream, watch) = Watched::new(stream);
+    if http2 {
+        watch.end();
+    }
     let connection = Rc::new(Connection {
         worker: worker.clone(),
         about,
         inbound: listener.inbound,
         http2,
-        current: RefCell::new((listener.clone(), manager)),
+        current: RefCell::new((listener.clone(), manager.clone())),
         revoked: Cell::new(false),
+        watch,
+        served: Cell::new(0),
+        in_flight: Cell::new(0),
+        last_used: Cell::new(Instant::now()),
     });
-    let service = service_fn(move |request: Request<Incoming>| {
+    if http2 {
+        serve_http2(&connection, &manager, TokioIo::new(stream)).await;
+    } else {
+        serve_http1(&connection, &manager, TokioIo::new(stream)).await;
+    }
+}
+
+/// Answers the requests of a connection, each under the configuration in force.
+fn service(
+    connection: &Rc<Connection>,
+) -> impl hyper::service::Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Revoked> + use<> {
+    let connection = connection.clone();
+    service_fn(move |request: Request<Incoming>| {
         let connection = connection.clone();
         async move {
             match connection.manager() {
@@ -105,41 +138,100 @@ pub(crate) async fn serve(
                 None => Err(Revoked),
             }
         }
-    });
-    let io = TokioIo::new(stream);
-    // How a connection ends is told by the log lines of its requests.
-    let _: Result<(), Infallible> = if http2 {
-        let mut builder = http2::Builder::new(LocalExecutor);
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(1024)
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
-            .max_header_list_size(u32::try_from(head).unwrap_or(60 * 1024));
-        let serving = builder.serve_connection(io, service);
-        tokio::pin!(serving);
-        tokio::select! {
-            _ = &mut serving => {}
-            () = drained(&mut draining) => {
-                serving.as_mut().graceful_shutdown();
-                let _ = serving.await;
-            }
+    })
+}
+
+async fn serve_http1(connection: &Rc<Connection>, manager: &HttpManager, io: TokioIo<Watched>) {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // It would also run between requests; how long a connection may be idle is configured.
+        .header_read_timeout(None)
+        .max_headers(manager.common.max_headers)
+        .max_header_size(manager.max_head)
+        .max_buf_size(manager.max_head.max(8192))
+        .preserve_header_case(manager.preserve_case)
+        .half_close(true);
+    let serving = builder.serve_connection(io, service(connection)).with_upgrades();
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        () = over(connection, manager) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
         }
-        Ok(())
-    } else {
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).max_headers(256).max_buf_size(head.max(8192)).half_close(true);
-        let serving = builder.serve_connection(io, service).with_upgrades();
-        tokio::pin!(serving);
-        tokio::select! {
-            _ = &mut serving => {}
-            () = drained(&mut draining) => {
-                serving.as_mut().graceful_shutdown();
-                let _ = serving.await;
-            }
-        }
-        Ok(())
     };
+    // How a connection ends otherwise is told by the log lines of its requests.
+    if let Err(error) = result
+        && (error.is_parse() || error.is_parse_too_large())
+    {
+        unreadable(connection, manager, &error);
+    }
+}
+
+async fn serve_http2(connection: &Rc<Connection>, manager: &HttpManager, io: TokioIo<Watched>) {
+    let options = manager.http2;
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.max_streams)
+        .initial_stream_window_size(options.stream_window)
+        .initial_connection_window_size(options.connection_window)
+        .max_header_list_size(u32::try_from(manager.max_head).unwrap_or(60 * 1024));
+    if options.extended_connect {
+        builder.enable_connect_protocol();
+    }
+    if let Some((interval, timeout)) = options.keepalive {
+        builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
+    }
+    let serving = builder.serve_connection(io, service(connection));
+    tokio::pin!(serving);
+    tokio::select! {
+        _ = &mut serving => {}
+        () = over(connection, manager) => {
+            serving.as_mut().graceful_shutdown();
+            // How the connection ends is told by the log lines of its requests.
+            let _ = serving.await;
+        }
+    }
+}
+
+/// Until the connection is to take no more requests: the process drains, nobody used it for long, or it is too old.
+async fn over(connection: &Connection, manager: &HttpManager) {
+    let mut draining = connection.worker.shared.draining.clone();
+    tokio::select! {
+        () = drained(&mut draining) => {}
+        () = unused(connection, manager.common.idle_timeout) => {}
+        () = after(manager.common.max_duration) => {}
+    }
+}
+
+async fn after(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn unused(connection: &Connection, limit: Option<Duration>) {
+    let Some(limit) = limit else { return std::future::pending().await };
+    loop {
+        let busy = connection.in_flight.get() > 0;
+        let since = if busy { Instant::now() } else { connection.last_used.get() };
+        tokio::time::sleep_until(since + limit).await;
+        if connection.in_flight.get() == 0 && connection.last_used.get().elapsed() >= limit {
+            return;
+        }
+    }
+}
+
+/// Logs a request that could not be read; hyper has answered it.
+fn unreadable(connection: &Connection, manager: &HttpManager, error: &hyper::Error) {
+    let mut record = crate::connection::record(&connection.about, ResponseFlags::DPE);
+    record.response_code = if error.is_parse_too_large() { 431 } else { 400 };
+    record.details = Some("http1.codec_error");
+    manager.logs.iter().for_each(|log| log.log(&record));
+    tracing::debug!(source = %connection.about.source, %error, "a request could not be read");
 }
 
 async fn drained(draining: &mut tokio::sync::watch::Receiver<bool>) {

@@ -7,14 +7,15 @@ use mtls::sniff::{self, First};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// Between two looks at a half-arrived hello: the bytes stay in the socket, so readiness cannot be awaited.
-const AGAIN: Duration = Duration::from_millis(2);
+/// Between two looks at a half-arrived hello: the bytes stay in the socket, so readiness cannot be awaited. The pause
+/// grows, or a client that stops in the middle would keep a worker busy.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// Peeks until the protocol is known, the client closes, or `wait` is over (`NeedMore`).
 pub(crate) async fn first_bytes(stream: &TcpStream, wait: Duration) -> io::Result<First> {
     let deadline = Instant::now() + wait;
     let mut buffer = vec![0; 1024];
-    let mut seen = 0;
+    let (mut seen, mut pause) = (0, AGAIN.0);
     loop {
         let read = match timeout_at(deadline, stream.peek(&mut buffer)).await {
             Ok(read) => read?,
@@ -28,9 +29,11 @@ pub(crate) async fn first_bytes(stream: &TcpStream, wait: Duration) -> io::Resul
             First::NeedMore if Instant::now() >= deadline => return Ok(First::NeedMore),
             First::NeedMore => {
                 if read == seen {
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(AGAIN.1);
+                } else {
+                    (seen, pause) = (read, AGAIN.0);
                 }
-                seen = read;
             }
             verdict => return Ok(verdict),
         }

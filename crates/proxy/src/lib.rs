@@ -16,5 +16,5 @@ mod stream;
 mod tcp;
 mod worker;
 
-pub use apply::{Proxy, ProxyOptions, Rejected, Wanted};
+pub use apply::{Proxy, ProxyOptions, Rejected, UNDECIDED, Wanted};
 pub use peer::node_metadata;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use net::{Copied, CopyEnd};
+use net::{CopyEnd, Moved};
 use proxy_config::{FilterChain, Listener, TcpProxy};
-use telemetry::{RequestProtocol, ResponseFlags};
+use telemetry::{RequestProtocol, ResponseFlags, TcpSeries};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use upstream::{Alpn, Cause, Cluster, Connected, Host, Outcome, PickContext, Transport};
@@ -123,22 +123,32 @@ pub(crate) async fn relay(
     }
     let _permit = connected.permit;
     host.stats.cx_active.fetch_add(1, Relaxed);
-    let copied = copy(stream, connected.stream, early, proxy).await;
+    let moved = Moved::default();
+    let mut report = Report { series: series.as_deref(), received: 0, sent: 0 };
+    let end = {
+        let copying = copy(stream, connected.stream, early, proxy, &moved);
+        tokio::pin!(copying);
+        loop {
+            tokio::select! {
+                end = &mut copying => break end,
+                () = tokio::time::sleep(chain.report_every), if series.is_some() => report.send(&moved),
+            }
+        }
+    };
     host.stats.cx_active.fetch_sub(1, Relaxed);
-    let flags = match &copied.end {
+    let flags = match &end {
         CopyEnd::Closed => ResponseFlags::NONE,
         CopyEnd::Idle => ResponseFlags::SI,
         CopyEnd::FailedA(_) => ResponseFlags::DC,
         CopyEnd::FailedB(_) => ResponseFlags::UC,
     };
+    report.send(&moved);
     if let Some(series) = &series {
-        series.received(copied.a_to_b);
-        series.sent(copied.b_to_a);
         series.closed(flags);
     }
     let mut record = record(&about, flags);
-    record.bytes_received = copied.a_to_b;
-    record.bytes_sent = copied.b_to_a;
+    record.bytes_received = moved.a_to_b.get();
+    record.bytes_sent = moved.b_to_a.get();
     record.upstream_cluster = Some(&cluster.config.name);
     record.upstream_host = Some(host.address);
     record.upstream_local = connected.local;
@@ -146,36 +156,47 @@ pub(crate) async fn relay(
     proxy.logs.iter().for_each(|log| log.log(&record));
 }
 
+/// What the metrics know of a connection: a long one is told of while it lasts.
+struct Report<'a> {
+    series: Option<&'a TcpSeries>,
+    received: u64,
+    sent: u64,
+}
+
+impl Report<'_> {
+    /// Adds what moved since the last time.
+    fn send(&mut self, moved: &Moved) {
+        let Some(series) = self.series else { return };
+        let (received, sent) = (moved.a_to_b.get(), moved.b_to_a.get());
+        series.received(received.saturating_sub(self.received));
+        series.sent(sent.saturating_sub(self.sent));
+        (self.received, self.sent) = (received, sent);
+    }
+}
+
 /// Inside the kernel where both sides are plain, through buffers where one is TLS.
-async fn copy(mut down: Stream, up: Transport, early: Vec<u8>, proxy: &TcpProxy) -> Copied {
-    let said = early.len() as u64;
-    if !early.is_empty()
-        && let Err(error) = down.write_all(&early).await
-    {
-        return Copied { a_to_b: 0, b_to_a: 0, end: CopyEnd::FailedA(error) };
+async fn copy(mut down: Stream, up: Transport, early: Vec<u8>, proxy: &TcpProxy, moved: &Moved) -> CopyEnd {
+    if !early.is_empty() {
+        if let Err(error) = down.write_all(&early).await {
+            return CopyEnd::FailedA(error);
+        }
+        if let Err(error) = down.flush().await {
+            return CopyEnd::FailedA(error);
+        }
+        moved.b_to_a.set(early.len() as u64);
     }
     let work = async {
         match (down, up) {
             (Stream::Plain(down), Transport::Plain(up)) => {
-                net::copy_bidirectional(&down, &up, proxy.idle_timeout).await
+                net::copy_counted(&down, &up, proxy.idle_timeout, moved).await
             }
-            (down, up) => copy_buffered(down, up, proxy.idle_timeout).await,
+            (down, up) => copy_buffered(down, up, proxy.idle_timeout, moved).await,
         }
     };
-    let mut copied = match proxy.max_duration {
-        Some(limit) => {
-            tokio::time::timeout(limit, work).await.unwrap_or(Copied { a_to_b: 0, b_to_a: 0, end: CopyEnd::Idle })
-        }
+    match proxy.max_duration {
+        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or(CopyEnd::Idle),
         None => work.await,
-    };
-    copied.b_to_a += said;
-    copied
-}
-
-struct Tally {
-    a_to_b: Cell<u64>,
-    b_to_a: Cell<u64>,
-    last: Cell<Instant>,
+    }
 }
 
 enum Side {
@@ -183,47 +204,45 @@ enum Side {
     Write(io::Error),
 }
 
-async fn copy_buffered(
+/// Moves bytes both ways through buffers, as [`net::copy_counted`] does inside the kernel.
+pub(crate) async fn copy_buffered(
     a: impl AsyncRead + AsyncWrite + Unpin,
     b: impl AsyncRead + AsyncWrite + Unpin,
     idle: Option<Duration>,
-) -> Copied {
-    let tally = Tally { a_to_b: Cell::new(0), b_to_a: Cell::new(0), last: Cell::new(Instant::now()) };
+    moved: &Moved,
+) -> CopyEnd {
     let (mut a_read, mut a_write) = tokio::io::split(a);
     let (mut b_read, mut b_write) = tokio::io::split(b);
-    let end = {
-        let forward = pump(&mut a_read, &mut b_write, &tally.a_to_b, &tally.last);
-        let backward = pump(&mut b_read, &mut a_write, &tally.b_to_a, &tally.last);
-        let both = async {
-            let forward = async {
-                forward.await.map_err(|side| match side {
-                    Side::Read(e) => CopyEnd::FailedA(e),
-                    Side::Write(e) => CopyEnd::FailedB(e),
-                })
-            };
-            let backward = async {
-                backward.await.map_err(|side| match side {
-                    Side::Read(e) => CopyEnd::FailedB(e),
-                    Side::Write(e) => CopyEnd::FailedA(e),
-                })
-            };
-            tokio::try_join!(forward, backward).err().unwrap_or(CopyEnd::Closed)
+    let forward = pump(&mut a_read, &mut b_write, &moved.a_to_b, &moved.last);
+    let backward = pump(&mut b_read, &mut a_write, &moved.b_to_a, &moved.last);
+    let both = async {
+        let forward = async {
+            forward.await.map_err(|side| match side {
+                Side::Read(e) => CopyEnd::FailedA(e),
+                Side::Write(e) => CopyEnd::FailedB(e),
+            })
         };
-        let silence = async {
-            let Some(idle) = idle else { return std::future::pending().await };
-            loop {
-                tokio::time::sleep_until(tally.last.get() + idle).await;
-                if tally.last.get().elapsed() >= idle {
-                    return;
-                }
+        let backward = async {
+            backward.await.map_err(|side| match side {
+                Side::Read(e) => CopyEnd::FailedB(e),
+                Side::Write(e) => CopyEnd::FailedA(e),
+            })
+        };
+        tokio::try_join!(forward, backward).err().unwrap_or(CopyEnd::Closed)
+    };
+    let silence = async {
+        let Some(idle) = idle else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep_until(moved.last.get() + idle).await;
+            if moved.last.get().elapsed() >= idle {
+                return;
             }
-        };
-        tokio::select! {
-            end = both => end,
-            () = silence => CopyEnd::Idle,
         }
     };
-    Copied { a_to_b: tally.a_to_b.get(), b_to_a: tally.b_to_a.get(), end }
+    tokio::select! {
+        end = both => end,
+        () = silence => CopyEnd::Idle,
+    }
 }
 
 async fn pump(

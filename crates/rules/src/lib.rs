@@ -5,6 +5,7 @@
 
 pub mod chain;
 pub mod claims;
+pub mod framing;
 pub mod headers;
 pub mod matching;
 pub mod path;

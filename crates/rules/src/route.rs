@@ -20,6 +20,8 @@ pub enum PathMatch {
     Whole(StringMatch),
     /// The prefix, as whole path segments.
     Segments(Box<str>),
+    /// CONNECT, which has no path; no other match takes it.
+    Connect,
 }
 
 impl PathMatch {
@@ -29,6 +31,7 @@ impl PathMatch {
             Self::Segments(prefix) => {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
+            Self::Connect => true,
         }
     }
 }
@@ -49,7 +52,8 @@ pub struct RouteMatch {
 impl RouteMatch {
     /// Whether the request meets the conditions.
     pub fn is_match(&self, request: &RequestView<'_>) -> bool {
-        self.path.is_match(request.path_only())
+        matches!(self.path, PathMatch::Connect) == (request.method == "CONNECT")
+            && self.path.is_match(request.path_only())
             && self.headers.iter().all(|h| h.is_match(request))
             && (self.query.is_empty() || self.query.iter().all(|q| q.is_match(request.query())))
             && (!self.grpc || is_grpc(request.headers))
@@ -147,6 +151,8 @@ pub struct Forward<C> {
     pub mirrors: Vec<Mirror<C>>,
     /// Status when the cluster does not exist.
     pub not_found: StatusCode,
+    /// CONNECT ends here: what the client sends through it goes to the cluster as bytes.
+    pub connect_ends: bool,
 }
 
 impl<C> Forward<C> {
@@ -172,6 +178,8 @@ pub struct Mirror<C> {
     pub cluster: C,
     /// How many of a million.
     pub per_million: u32,
+    /// The copy's authority tells that it is one: `-shadow` is put behind the host.
+    pub shadow_suffix: bool,
 }
 
 /// What consistent hashing looks at.

@@ -1,6 +1,7 @@
 //! Bodies: what goes up and what comes down, without boxes.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -9,10 +10,12 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::copies::{self, CopyIn, CopyOut};
+use crate::messages::Messages;
 use crate::pool::Lease;
 
 /// A request's body on its way up.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub enum Body {
     /// None.
     #[default]
@@ -23,6 +26,58 @@ pub enum Body {
     Incoming(Incoming),
     /// From downstream, counted, and kept while it is small so that it can be sent again.
     Recorded(Incoming, Rc<RefCell<Recording>>),
+    /// A copy of a recorded one.
+    Copy(CopyOut),
+    /// Not before something has happened.
+    Held(Pin<Box<dyn Future<Output = ()>>>, Box<Self>),
+}
+
+impl Body {
+    /// The same body, which begins only after `event`.
+    #[must_use]
+    pub fn after(self, event: impl Future<Output = ()> + 'static) -> Self {
+        Self::Held(Box::pin(event), Box::new(self))
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Empty",
+            Self::Full(_) => "Full",
+            Self::Incoming(_) => "Incoming",
+            Self::Recorded(..) => "Recorded",
+            Self::Copy(_) => "Copy",
+            Self::Held(..) => "Held",
+        })
+    }
+}
+
+/// Why a request's body broke off.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The client's stream did.
+    Client(hyper::Error),
+    /// A copy lost its original, or fell behind it.
+    Broken,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(error) => write!(f, "the client's stream broke off: {error}"),
+            Self::Broken => f.write_str("the copied body broke off"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Client(error) => Some(error),
+            Self::Broken => None,
+        }
+    }
 }
 
 /// What was read of a body so far.
@@ -38,6 +93,9 @@ pub struct Recording {
     pub lost: bool,
     /// The whole body was read.
     pub complete: bool,
+    /// gRPC messages, when they are counted.
+    pub messages: Option<Messages>,
+    copies: Vec<CopyIn>,
 }
 
 impl Recording {
@@ -46,10 +104,21 @@ impl Recording {
         Rc::new(RefCell::new(Self { limit, lost: limit == 0, ..Self::default() }))
     }
 
+    /// A copy of all that will be read. It sets no pace: when it falls too far behind it breaks off.
+    pub fn copy(&mut self) -> Body {
+        let (put, out) = copies::lane();
+        self.copies.push(put);
+        Body::Copy(out)
+    }
+
     fn note(&mut self, frame: &Frame<Bytes>) {
+        self.copies.iter().for_each(|copy| copy.push(frame));
         match frame.data_ref() {
             Some(data) => {
                 self.bytes += data.len() as u64;
+                if let Some(messages) = &mut self.messages {
+                    messages.read(data);
+                }
                 if self.bytes > self.limit {
                     self.lost = true;
                     self.kept = Vec::new();
@@ -60,14 +129,23 @@ impl Recording {
             None => self.lost = true,
         }
     }
+
+    fn finish(&mut self) {
+        self.complete = true;
+        self.copies.drain(..).for_each(|copy| copy.finish());
+    }
 }
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Self::Held(event, inner) = this {
+            std::task::ready!(event.as_mut().poll(cx));
+            *this = std::mem::take(&mut **inner);
+        }
         match this {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => {
@@ -75,20 +153,26 @@ impl http_body::Body for Body {
                 *this = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
+            Self::Incoming(incoming) => client(Pin::new(incoming).poll_frame(cx)),
             Self::Recorded(incoming, recording) => {
                 let polled = Pin::new(&mut *incoming).poll_frame(cx);
                 match &polled {
                     Poll::Ready(Some(Ok(frame))) => {
                         let mut recording = recording.borrow_mut();
                         recording.note(frame);
-                        recording.complete = incoming.is_end_stream();
+                        if incoming.is_end_stream() {
+                            recording.finish();
+                        }
                     }
-                    Poll::Ready(None) => recording.borrow_mut().complete = true,
-                    _ => {}
+                    Poll::Ready(Some(Err(_))) => recording.borrow_mut().copies.clear(),
+                    Poll::Ready(None) => recording.borrow_mut().finish(),
+                    Poll::Pending => {}
                 }
-                polled
+                client(polled)
             }
+            Self::Copy(copy) => copy.poll_frame(cx),
+            // A held body is held once.
+            Self::Held(..) => Poll::Ready(Some(Err(BodyError::Broken))),
         }
     }
 
@@ -97,6 +181,8 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Incoming(incoming) | Self::Recorded(incoming, _) => incoming.is_end_stream(),
+            Self::Copy(_) => false,
+            Self::Held(_, inner) => inner.is_end_stream(),
         }
     }
 
@@ -105,8 +191,14 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Incoming(incoming) | Self::Recorded(incoming, _) => incoming.size_hint(),
+            Self::Copy(_) => SizeHint::default(),
+            Self::Held(_, inner) => inner.size_hint(),
         }
     }
+}
+
+fn client(polled: Poll<Option<hyper::Result<Frame<Bytes>>>>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Client)))
 }
 
 /// A response's body on its way down; gives the connection back when it has ended.

@@ -31,6 +31,8 @@ pub struct ClusterConfig {
     pub max_requests_per_connection: u32,
     /// Streams on one HTTP/2 connection.
     pub max_concurrent_streams: u32,
+    /// HTTP/1 header names keep the case they came in.
+    pub preserve_case: bool,
     /// Transport security by endpoint metadata; the first match counts.
     pub transport_matches: Vec<TransportMatch>,
     /// Transport security when none matches.
@@ -58,6 +60,7 @@ impl ClusterConfig {
             idle_timeout: None,
             max_requests_per_connection: 0,
             max_concurrent_streams: 1024,
+            preserve_case: false,
             transport_matches: Vec::new(),
             security: Security::Plain,
             bind: None,

@@ -21,6 +21,8 @@ pub enum Cause {
     Reset(String),
     /// The peer refused the stream without looking at it.
     Refused,
+    /// The peer reset the stream before an answer came; its connection lives on.
+    RemoteReset(String),
     /// The peer does not speak the protocol.
     Protocol(String),
     /// A circuit breaker is open.
@@ -37,6 +39,7 @@ impl Cause {
             // GOAWAY reaches only streams beyond the last one that the peer looked at (RFC 9113, 6.8).
             Some(e) if e.is_remote() && e.is_go_away() => Self::Refused,
             Some(e) if e.is_remote() && e.reason() == Some(h2::Reason::REFUSED_STREAM) => Self::Refused,
+            Some(e) if e.is_remote() && e.is_reset() => Self::RemoteReset(e.to_string()),
             Some(e) if e.is_library() => Self::Protocol(e.to_string()),
             _ => Self::Reset(error.source().map_or_else(|| error.to_string(), ToString::to_string)),
         }
@@ -47,7 +50,7 @@ impl Cause {
         match self {
             Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_) => ResponseFlags::UF,
             Self::Reset(_) => ResponseFlags::UC,
-            Self::Refused => ResponseFlags::UR,
+            Self::Refused | Self::RemoteReset(_) => ResponseFlags::UR,
             Self::Protocol(_) => ResponseFlags::UPE,
             Self::Overflow => ResponseFlags::UO,
         }
@@ -60,6 +63,7 @@ impl Cause {
             Self::ConnectTimeout => "upstream_reset_before_response_started{connection_timeout}",
             Self::Reset(_) => "upstream_reset_before_response_started{connection_termination}",
             Self::Refused => "upstream_reset_before_response_started{remote_refused_stream_reset}",
+            Self::RemoteReset(_) => "upstream_reset_before_response_started{remote_reset}",
             Self::Protocol(_) => "upstream_reset_before_response_started{protocol_error}",
             Self::Overflow => "upstream_reset_before_response_started{overflow}",
         }
@@ -87,6 +91,7 @@ impl fmt::Display for Cause {
             Self::Tls(why) => write!(f, "TLS failure: {why}"),
             Self::Reset(why) => write!(f, "connection termination: {why}"),
             Self::Refused => f.write_str("the peer refused the stream"),
+            Self::RemoteReset(why) => write!(f, "stream reset: {why}"),
             Self::Protocol(why) => write!(f, "protocol error: {why}"),
             Self::Overflow => f.write_str("overflow"),
         }
@@ -98,7 +103,7 @@ fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
 }
 
 /// Whether only one HTTP/2 stream failed, and its connection may serve on.
-pub(crate) fn is_stream_reset(error: &hyper::Error) -> bool {
+pub fn is_stream_reset(error: &hyper::Error) -> bool {
     h2_error(error).is_some_and(h2::Error::is_reset)
 }
 

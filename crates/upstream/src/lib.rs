@@ -9,22 +9,26 @@ mod body;
 mod cluster;
 mod config;
 mod connect;
+mod copies;
 mod dns;
 mod error;
 mod host;
+mod messages;
 mod pool;
 mod registry;
 mod stats;
 
-pub use body::{Body, Recording, UpstreamBody};
+pub use body::{Body, BodyError, Recording, UpstreamBody};
 pub use cluster::{Cluster, ClusterSlot, Permit, PickContext, PickError};
 pub use config::{
     Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Keepalive, Outlier, Protocol, Security, Service,
     Thresholds, Tls, TransportMatch,
 };
 pub use connect::{Alpn, Connected, Transport, connect};
-pub use error::{Cause, SendError};
+pub use copies::CopyOut;
+pub use error::{Cause, SendError, is_stream_reset};
 pub use host::{Host, HostStats, Outcome};
+pub use messages::Messages;
 pub use pool::{Answer, HttpPools, Lease, SendOptions, Version};
 pub use registry::Registry;
 pub use stats::ClusterStats;

@@ -13,11 +13,10 @@ use proxy_config::HttpManager;
 use rules::route::{RetryPolicy, TryEnd};
 use telemetry::ResponseFlags;
 use tokio::time::Instant;
-use upstream::{Answer, Body, Cause, Cluster, Host, Outcome, PickContext, Recording, SendError, SendOptions};
+use upstream::{Answer, Body, Cause, Cluster, Host, Outcome, PickContext, Recording, SendError, SendOptions, Version};
 
 use super::Connection;
 use super::exchange::Exchange;
-use super::forward::version;
 use super::headers::ATTEMPTS;
 use super::reply::grpc_status;
 
@@ -32,6 +31,8 @@ pub(crate) struct Attempts<'a> {
     pub(crate) hash: Option<u64>,
     /// Tell the upstream which try it is.
     pub(crate) count_header: bool,
+    /// Towards the upstream.
+    pub(crate) version: Version,
 }
 
 /// No answer to give on.
@@ -53,18 +54,23 @@ impl Failed {
         Self::new(StatusCode::GATEWAY_TIMEOUT, ResponseFlags::UT, details, "upstream request timeout")
     }
 
-    fn of(cause: &Cause) -> Self {
+    pub(crate) fn of(cause: &Cause) -> Self {
         let reason = match cause {
             Cause::Connect(_) | Cause::Tls(_) => "remote connection failure",
             Cause::ConnectTimeout => "connection timeout",
             Cause::Reset(_) => "connection termination",
             Cause::Refused => "remote refused stream reset",
+            Cause::RemoteReset(_) => "remote reset",
             Cause::Protocol(_) => "protocol error",
             Cause::Overflow => "overflow",
         };
         let body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
         let transport = cause.transport_failure().map(str::to_owned);
-        Self { transport, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, cause.flag(), cause.details(), &body) }
+        let status = match cause {
+            Cause::Protocol(_) => StatusCode::BAD_GATEWAY,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self { transport, ..Self::new(status, cause.flag(), cause.details(), &body) }
     }
 }
 
@@ -124,6 +130,8 @@ pub(crate) fn copy_head(request: &Request<Body>) -> http::request::Parts {
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
+    // How the client wrote the header names is kept there.
+    *copy.extensions_mut() = request.extensions().clone();
     copy.into_parts().0
 }
 
@@ -241,7 +249,7 @@ async fn one(attempts: &Attempts<'_>, exchange: &mut Exchange, host: &Arc<Host>,
     cluster.stats.rq_total.fetch_add(1, Relaxed);
     host.stats.rq_total.fetch_add(1, Relaxed);
     let _active = Active::new(host);
-    let options = SendOptions { version: version(cluster, attempts.connection), mesh_alpn: attempts.manager.mesh_alpn };
+    let options = SendOptions { version: attempts.version, mesh_alpn: attempts.manager.mesh_alpn };
     let started = Instant::now();
     let sending = attempts.connection.worker.pools.send(cluster, host, request, options);
     let per_try = attempts.policy.and_then(|p| p.per_try_timeout).map(|t| started + t);

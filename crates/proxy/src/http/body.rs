@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use telemetry::ResponseFlags;
 use tokio::time::{Instant, Sleep};
-use upstream::UpstreamBody;
+use upstream::{Messages, UpstreamBody};
 
 use super::exchange::Exchange;
 
@@ -37,6 +37,8 @@ impl Body for AdminBody {
 pub(crate) struct ReplyBody {
     source: Source,
     exchange: Option<Box<Exchange>>,
+    /// gRPC messages, when they are counted.
+    messages: Option<Messages>,
     /// The route's timeout covers the whole answer.
     deadline: Option<Instant>,
     /// Made when the body is first waited for: most are there at once.
@@ -63,11 +65,12 @@ impl std::error::Error for Broken {}
 impl ReplyBody {
     /// A body that nobody waits for.
     pub(crate) fn bare(body: Bytes) -> Self {
-        Self { source: Source::Local(body), exchange: None, deadline: None, timer: None }
+        Self { source: Source::Local(body), exchange: None, messages: None, deadline: None, timer: None }
     }
 
     pub(crate) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
-        let mut reply = Self { source: Source::Local(body), exchange: Some(exchange), deadline: None, timer: None };
+        let source = Source::Local(body);
+        let mut reply = Self { source, exchange: Some(exchange), messages: None, deadline: None, timer: None };
         if reply.is_end_stream() {
             reply.finish();
         }
@@ -75,7 +78,9 @@ impl ReplyBody {
     }
 
     pub(crate) fn upstream(body: UpstreamBody, exchange: Box<Exchange>, deadline: Option<Instant>) -> Self {
-        let mut reply = Self { source: Source::Upstream(body), exchange: Some(exchange), deadline, timer: None };
+        let messages = exchange.grpc.then(Messages::default);
+        let source = Source::Upstream(body);
+        let mut reply = Self { source, exchange: Some(exchange), messages, deadline, timer: None };
         if reply.is_end_stream() {
             reply.finish();
         }
@@ -101,6 +106,10 @@ impl ReplyBody {
         let Some(exchange) = &mut self.exchange else { return };
         if let Some(data) = frame.data_ref() {
             exchange.bytes_sent += data.len() as u64;
+            if let Some(messages) = &mut self.messages {
+                messages.read(data);
+                exchange.response_messages = messages.count;
+            }
         }
         if let Some(trailers) = frame.trailers_ref()
             && let Some(status) = super::reply::grpc_status(trailers)
@@ -131,9 +140,14 @@ impl Body for ReplyBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(
-                this.fail(ResponseFlags::UC, "upstream_reset_after_response_started{connection_termination}")
-            ))),
+            Poll::Ready(Some(Err(error))) => {
+                let (flag, details) = if upstream::is_stream_reset(&error) {
+                    (ResponseFlags::UR, "upstream_reset_after_response_started{remote_reset}")
+                } else {
+                    (ResponseFlags::UC, "upstream_reset_after_response_started{connection_termination}")
+                };
+                Poll::Ready(Some(Err(this.fail(flag, details))))
+            }
             Poll::Ready(None) => {
                 this.finish();
                 Poll::Ready(None)

@@ -16,7 +16,7 @@ use super::Connection;
 
 /// One request and its answer.
 pub(crate) struct Exchange {
-    connection: Rc<Connection>,
+    pub(crate) connection: Rc<Connection>,
     manager: Arc<HttpManager>,
     started: Instant,
     start: SystemTime,
@@ -33,6 +33,8 @@ pub(crate) struct Exchange {
     pub(crate) upstream_failure: Option<String>,
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
+    request_messages: u64,
+    pub(crate) response_messages: u64,
     pub(crate) service_time: Option<Duration>,
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) cluster_name: Option<Arc<str>>,
@@ -56,6 +58,7 @@ impl Exchange {
         manager: Arc<HttpManager>,
         request: &http::Request<B>,
     ) -> Box<Self> {
+        connection.in_flight.set(connection.in_flight.get() + 1);
         Box::new(Self {
             connection,
             manager,
@@ -74,6 +77,8 @@ impl Exchange {
             upstream_failure: None,
             bytes_received: 0,
             bytes_sent: 0,
+            request_messages: 0,
+            response_messages: 0,
             service_time: None,
             cluster: None,
             cluster_name: None,
@@ -149,6 +154,9 @@ impl Exchange {
             }
         };
         let series = peers.http_series(inbound, about, self.cluster.as_deref(), &peer, protocol);
+        if self.grpc {
+            series.messages(self.request_messages, self.response_messages);
+        }
         series.record(&HttpSample {
             code: self.status,
             flags: self.flags,
@@ -162,12 +170,16 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.connection.in_flight.set(self.connection.in_flight.get().saturating_sub(1));
+        self.connection.last_used.set(tokio::time::Instant::now());
         if !self.complete {
             self.flags.insert(ResponseFlags::DC);
             self.details = Some("downstream_remote_disconnect".into());
         }
         if let Some(recording) = &self.recording {
-            self.bytes_received = recording.borrow().bytes;
+            let recording = recording.borrow();
+            self.bytes_received = recording.bytes;
+            self.request_messages = recording.messages.map_or(0, |m| m.count);
         }
         if !self.manager.logs.is_empty() {
             self.log();

@@ -85,6 +85,7 @@ fn denied(engine: &Engine, attributes: &Attributes<'_>) -> Option<Local> {
         body: Bytes::from_static(b"RBAC: access denied"),
         grpc: Some(7),
         challenge: None,
+        close: false,
     })
 }
 

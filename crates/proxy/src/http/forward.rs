@@ -15,7 +15,10 @@ use rules::route::{Forward, HashPolicy, PathMatch, Route, WeightedCluster};
 use rules::table::VirtualHost;
 use telemetry::ResponseFlags;
 use tokio::time::Instant;
-use upstream::{Answer, Body, Cluster, ClusterSlot, Protocol, Recording, Registry, UpstreamBody, Version};
+use upstream::{
+    Alpn, Answer, Body, Cause, Cluster, ClusterSlot, Messages, Outcome, PickContext, Protocol, Recording, Registry,
+    UpstreamBody, Version,
+};
 
 use super::attempt::{self, Attempts, Failed};
 use super::body::ReplyBody;
@@ -23,7 +26,7 @@ use super::exchange::Exchange;
 use super::headers as names;
 use super::reply::{self, Local};
 use super::request::view;
-use super::{Connection, mirror, upgrade};
+use super::{Connection, awaiting, doubt, mirror, upgrade};
 
 /// A request body up to this size is kept so that it can be sent again (Envoy's default buffer limit).
 const KEEP: u64 = 1 << 20;
@@ -75,13 +78,25 @@ pub(crate) async fn forward(
         request.headers_mut().insert(header::HOST, host.clone());
     }
     mutate(manager, connection, host, route, target, request.headers_mut());
-    let upgraded = upgrading.map(|wanted| (wanted, hyper::upgrade::on(&mut request)));
+    let upgraded = upgrading.map(|wanted| upgrade::Pending::new(wanted, &mut request));
+    let upgraded = match upgraded {
+        Some(pending) if action.connect_ends && pending.is_connect() => {
+            return tunnel(connection, manager, exchange, &cluster, pending).await;
+        }
+        other => other,
+    };
     let deadline = action.timeout.map(|t| Instant::now() + t);
     if let Some(timeout) = action.timeout {
         request.headers_mut().insert(names::EXPECTED_TIMEOUT.clone(), HeaderValue::from(millis(timeout)));
     }
-    let request = outgoing(&mut exchange, request, &cluster, connection, action, upgraded.is_some());
-    mirror::send_copies(connection, manager, action, &request);
+    // An upgrade is HTTP/1.1's.
+    let version = if upgraded.is_some() { Version::Http1 } else { version(&cluster, connection) };
+    let waits = awaiting::answer(manager, &mut request, version);
+    let request = recorded(&mut exchange, request, action, upgraded.is_some());
+    if upgraded.is_none() {
+        mirror::send_copies(connection, manager, action, &request);
+    }
+    let request = awaiting::hold(for_version(request, version), waits);
     let mut attempts = Attempts {
         connection,
         manager,
@@ -90,11 +105,12 @@ pub(crate) async fn forward(
         deadline,
         hash: hash.value,
         count_header: host.attempt_count,
+        version,
     };
     match attempt::send(&mut attempts, &mut exchange, request).await {
         Ok(answer) => {
             let mut response =
-                respond(connection, manager, exchange, answer, (host, route, target), deadline, upgraded);
+                respond(connection, manager, exchange, answer, &cluster, (host, route, target), deadline, upgraded);
             if let Some(cookie) = hash.cookie {
                 response.headers_mut().append(header::SET_COOKIE, cookie);
             }
@@ -185,6 +201,7 @@ fn matched_prefix(route: &Route<Slot>, path: &str) -> Option<usize> {
     match &route.matches.path {
         PathMatch::Prefix(pattern) | PathMatch::Whole(pattern) => length(pattern),
         PathMatch::Segments(prefix) => Some(prefix.len()),
+        PathMatch::Connect => None,
     }
 }
 
@@ -212,29 +229,35 @@ fn mutate(
     }
 }
 
-/// The request in the form the upstream's HTTP version wants, its body counted and, while small, kept.
-fn outgoing(
+/// The request with its body counted and, while small, kept.
+fn recorded(
     exchange: &mut Exchange,
     request: Request<Incoming>,
-    cluster: &Cluster,
-    connection: &Connection,
     action: &Forward<Slot>,
     upgrading: bool,
 ) -> Request<Body> {
-    let (mut parts, incoming) = request.into_parts();
-    let body = if http_body::Body::is_end_stream(&incoming) || upgrading {
-        Body::Empty
-    } else {
-        let recording = Recording::new(if action.retry.is_some() || !action.mirrors.is_empty() { KEEP } else { 0 });
+    request.map(|incoming| {
+        if http_body::Body::is_end_stream(&incoming) || upgrading {
+            return Body::Empty;
+        }
+        let recording = Recording::new(if action.retry.is_some() { KEEP } else { 0 });
+        recording.borrow_mut().messages = exchange.grpc.then(Messages::default);
         exchange.recording = Some(recording.clone());
         Body::Recorded(incoming, recording)
-    };
-    match version(cluster, connection) {
+    })
+}
+
+/// The request in the form that the upstream's HTTP version wants.
+pub(crate) fn for_version(request: Request<Body>, version: Version) -> Request<Body> {
+    let (mut parts, body) = request.into_parts();
+    let connect = parts.method == http::Method::CONNECT;
+    match version {
         Version::Http1 => parts.version = http::Version::HTTP_11,
         Version::Http2 => {
             parts.version = http::Version::HTTP_2;
             // HTTP/2 carries the authority in the URI; `host` would say it twice.
             if let Some(host) = parts.headers.remove(header::HOST)
+                && !connect
                 && let Ok(uri) = Uri::builder()
                     .scheme("http")
                     .authority(host.as_bytes())
@@ -248,6 +271,40 @@ fn outgoing(
     Request::from_parts(parts, body)
 }
 
+/// CONNECT that ends here: a plain connection to the cluster, and its bytes.
+async fn tunnel(
+    connection: &Rc<Connection>,
+    manager: &HttpManager,
+    mut exchange: Box<Exchange>,
+    cluster: &Arc<Cluster>,
+    pending: upgrade::Pending,
+) -> Response<ReplyBody> {
+    let server = manager.server.as_ref();
+    let original = Some(connection.about.destination);
+    let host = match cluster.pick(&PickContext { original, ..PickContext::default() }) {
+        Ok(host) => host,
+        Err(error) => {
+            let local =
+                Local::new(StatusCode::SERVICE_UNAVAILABLE, error.flag(), "no_healthy_upstream", "no healthy upstream");
+            return reply::local(exchange, server, local);
+        }
+    };
+    exchange.host = Some(host.clone());
+    match upstream::connect(cluster, &host, Alpn::Configured).await {
+        Ok(connected) => {
+            exchange.status = StatusCode::OK.as_u16();
+            exchange.details = Some("via_upstream".into());
+            exchange.upstream_local = connected.local;
+            exchange.upstream_uri = connected.peer_uri.clone();
+            pending.tunnel(exchange, host, connected)
+        }
+        Err(cause) => {
+            cluster.report(&host, Outcome::LocalFailure);
+            fail(exchange, server, cluster, Failed::of(&cause))
+        }
+    }
+}
+
 /// HTTP version towards a cluster.
 pub(crate) fn version(cluster: &Cluster, connection: &Connection) -> Version {
     match cluster.config.protocol {
@@ -259,16 +316,22 @@ pub(crate) fn version(cluster: &Cluster, connection: &Connection) -> Version {
 }
 
 /// The upstream's answer, made ready for the client.
+#[expect(clippy::too_many_arguments, reason = "the parts of one answer, each used here")]
 fn respond(
     connection: &Rc<Connection>,
     manager: &HttpManager,
     mut exchange: Box<Exchange>,
     answer: Answer,
+    cluster: &Cluster,
     (host, route, target): (&VirtualHost<Slot>, &Route<Slot>, &WeightedCluster<Slot>),
     deadline: Option<Instant>,
-    upgraded: Option<(upgrade::Wanted, hyper::upgrade::OnUpgrade)>,
+    upgraded: Option<upgrade::Pending>,
 ) -> Response<ReplyBody> {
     let Answer { mut response, local, peer_uri } = answer;
+    if let Err(reason) = doubt::answer(&mut response) {
+        exchange.upstream_local = local;
+        return fail(exchange, manager.server.as_ref(), cluster, Failed::of(&Cause::Protocol(reason.to_owned())));
+    }
     exchange.status = response.status().as_u16();
     exchange.details = Some("via_upstream".into());
     exchange.upstream_local = local;
@@ -277,10 +340,14 @@ fn respond(
         exchange.grpc_status = reply::grpc_status(response.headers());
     }
     learn_peer(connection, manager, &mut exchange, response.headers_mut());
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some((wanted, client)) = upgraded
-    {
-        return upgrade::join(exchange, wanted, client, response);
+    match upgraded {
+        Some(pending) if pending.is_agreed(response.status()) => return pending.join(exchange, response),
+        None if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            // Nobody asked: the client would take what follows for answers.
+            let cause = Cause::Protocol("an upgrade that nobody asked for".to_owned());
+            return fail(exchange, manager.server.as_ref(), cluster, Failed::of(&cause));
+        }
+        _ => {}
     }
     let (mut parts, body) = response.into_parts();
     names::remove_hop_by_hop(&mut parts.headers);

@@ -18,6 +18,8 @@ pub(crate) struct Local {
     pub(crate) grpc: Option<u16>,
     /// `www-authenticate`
     pub(crate) challenge: Option<HeaderValue>,
+    /// The connection ends with this answer.
+    pub(crate) close: bool,
 }
 
 impl Local {
@@ -34,6 +36,7 @@ impl Local {
             body: Bytes::from_static(body.as_bytes()),
             grpc: None,
             challenge: None,
+            close: false,
         }
     }
 }
@@ -66,6 +69,9 @@ pub(crate) fn local(mut exchange: Box<Exchange>, server: Option<&HeaderValue>, r
         }
         (reply.status, reply.body)
     };
+    if reply.close && !exchange.connection.http2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     exchange.status = status.as_u16();
     let mut response = Response::new(ReplyBody::local(body, exchange));
     *response.status_mut() = status;

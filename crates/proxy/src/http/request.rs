@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::{Authority, PathAndQuery};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use proxy_config::{HttpManager, RouteSource, Routes};
@@ -22,7 +22,7 @@ use super::filters::{self, Verdict};
 use super::forward::forward;
 use super::headers;
 use super::reply::{self, Local};
-use super::{Connection, token, upgrade};
+use super::{Connection, doubt, token, upgrade};
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -32,11 +32,15 @@ pub(crate) async fn handle(
 ) -> Response<ReplyBody> {
     let mut exchange = Exchange::new(connection.clone(), manager.clone(), &request);
     let answer = |exchange, local| reply::local(exchange, manager.server.as_ref(), local);
+    let number = connection.served.replace(connection.served.get() + 1);
+    if let Err(local) = connection.watch.believe(number) {
+        return answer(exchange, local);
+    }
     let upgrading = match upgrade::wanted(manager, &request) {
         Ok(upgrading) => upgrading,
         Err(local) => return answer(exchange, local),
     };
-    if let Err(local) = tidy(&mut exchange, manager, &mut request, upgrading.is_some()) {
+    if let Err(local) = tidy(&mut exchange, manager, &mut request, upgrading.as_ref()) {
         return answer(exchange, local);
     }
     headers::prepare(manager, &connection.about, connection.inbound, request.headers_mut());
@@ -131,36 +135,22 @@ fn tidy(
     exchange: &mut Exchange,
     manager: &HttpManager,
     request: &mut Request<Incoming>,
-    keeps_upgrade: bool,
+    upgrading: Option<&upgrade::Wanted>,
 ) -> Result<(), Local> {
-    let bad = |details: &'static str| Local::new(StatusCode::BAD_REQUEST, ResponseFlags::DPE, details, "");
-    let authority = match request.uri().authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).map_err(|_| bad("invalid_authority"))?,
-        None => {
-            let mut hosts = request.headers().get_all(header::HOST).iter();
-            match (hosts.next(), hosts.next()) {
-                (Some(only), None) => only.clone(),
-                (None, _) if request.version() == http::Version::HTTP_10 => HeaderValue::from_static(""),
-                (None, _) => return Err(bad("missing_host_header")),
-                // Two hosts: one for the policy, one for the application. Smuggling; RFC 9112, 3.2.
-                (Some(_), Some(_)) => return Err(bad("duplicate_host_header")),
-            }
-        }
-    };
-    if !authority.as_bytes().is_empty() && Authority::try_from(authority.as_bytes()).is_err() {
-        return Err(bad("invalid_authority"));
-    }
+    let authority = doubt::authority(request)?;
+    doubt::underscores(manager, request.headers_mut())?;
     request.headers_mut().insert(header::HOST, authority.clone());
     exchange.authority = Some(authority);
     exchange.grpc = is_grpc(request.headers());
-    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-    if request.method() != Method::CONNECT {
-        let normal = normalise(path, manager.normalise).ok_or_else(|| bad("path_normalization_failed"))?;
-        let target = PathAndQuery::try_from(normal.as_ref()).map_err(|_| bad("path_normalization_failed"))?;
-        *request.uri_mut() = Uri::from(target);
+    match upgrading {
+        Some(wanted) => upgrade::prepare(wanted, request),
+        None => headers::remove_hop_by_hop(request.headers_mut()),
     }
-    if !keeps_upgrade {
-        headers::remove_hop_by_hop(request.headers_mut());
+    if request.method() != Method::CONNECT {
+        let bad = || doubt::refused(StatusCode::BAD_REQUEST, "path_normalization_failed");
+        let normal = normalise(doubt::path(request)?, manager.normalise).ok_or_else(bad)?;
+        let target = PathAndQuery::try_from(normal.as_ref()).map_err(|_| bad())?;
+        *request.uri_mut() = Uri::from(target);
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ fn forward(clusters: &[(&'static str, u32)]) -> Forward<&'static str> {
         hash: Vec::new(),
         mirrors: Vec::new(),
         not_found: http::StatusCode::SERVICE_UNAVAILABLE,
+        connect_ends: false,
     }
 }
 

@@ -92,8 +92,12 @@ impl Drop for Living {
 
 async fn http1(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause> {
     let Connected { stream, local, peer_uri, permit } = connected;
-    let (sender, connection) =
-        http1::Builder::new().max_headers(MAX_HEADERS).handshake(TokioIo::new(stream)).await.map_err(protocol)?;
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(MAX_HEADERS)
+        .preserve_header_case(pool.cluster.config.preserve_case)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(protocol)?;
     pool.cluster.stats.cx_http1_total.fetch_add(1, Relaxed);
     let living = Living::new(pool, permit);
     tokio::task::spawn_local(async move {

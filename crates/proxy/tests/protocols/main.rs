@@ -1,0 +1,11 @@
+//! What the data plane does with real bytes: a proxy in this process, configured as Envoy would be, between a client and
+//! an upstream that the test plays by hand.
+
+mod http1;
+mod http2;
+mod mirror;
+mod proxy;
+mod smuggling;
+mod tcp;
+mod upgrade;
+mod wire;
