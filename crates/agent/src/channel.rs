@@ -27,6 +27,7 @@ pub(crate) fn istiod(address: &str, name: &str, roots: &Path, certificate: Arc<C
         cert: Some(certificate),
         roots: Some(slot),
         sans: vec![SanMatch::Exact(name.to_owned())],
+        revoked: Vec::new(),
         sni: Some(name.to_owned()),
         alpn: vec![b"h2".to_vec()],
     };

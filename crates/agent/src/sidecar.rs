@@ -64,6 +64,7 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
     let ready = health.clone();
     tokio::spawn(proxy::admin::serve(admin, proxy.clone(), Arc::new(move || ready.is_ready())));
     tokio::spawn(proxy.clusters().clone().maintain());
+    tokio::spawn(proxy.clone().keep_files());
     let names: Arc<Names> = Arc::default();
     tokio::spawn(dns::serve(dns_socket, names.clone()));
 

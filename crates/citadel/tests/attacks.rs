@@ -86,7 +86,14 @@ fn handshake(client: &ClientTls, server: &ServerTls) -> Result<(Option<SpiffeId>
 
 fn client(cert: Option<Arc<CertSlot>>, roots: Arc<RootSlot>, server: &SpiffeId) -> ClientTls {
     let sni = Some("outbound_.8080_._.payment.production.svc.cluster.local".to_owned());
-    ClientTls { cert, roots: Some(roots), sans: vec![SanMatch::Exact(server.to_string())], sni, alpn: Vec::new() }
+    ClientTls {
+        cert,
+        roots: Some(roots),
+        sans: vec![SanMatch::Exact(server.to_string())],
+        revoked: Vec::new(),
+        sni,
+        alpn: Vec::new(),
+    }
 }
 
 fn server(cert: Arc<CertSlot>, roots: Arc<RootSlot>) -> ServerTls {

@@ -175,6 +175,18 @@ impl Snapshot {
         self.0.by_ip.get(&ip)
     }
 
+    /// Where a workload is, as `region/zone/subzone`: its own word, else the labels of topology that it carries.
+    pub fn locality(&self, workload: &Workload) -> String {
+        let label = |key: &str| workload.labels.get(key);
+        let own = label("istio-locality").or_else(|| label("topology.istio.io/locality"));
+        if let Some(own) = own {
+            return own.replace('.', "/");
+        }
+        let part = |key: &str| label(key).map_or("", String::as_str);
+        let (region, zone) = (part("topology.kubernetes.io/region"), part("topology.kubernetes.io/zone"));
+        format!("{region}/{zone}/{}", part("topology.istio.io/subzone")).trim_end_matches('/').to_owned()
+    }
+
     /// Where a port of a service can be reached.
     pub fn endpoints(&self, host: &str, port: u16) -> Vec<Endpoint> {
         let Some(service) = self.service(host) else { return Vec::new() };
@@ -192,7 +204,7 @@ impl Snapshot {
                 ready: workload.ready,
                 labels: workload.labels.clone(),
                 weight: 1,
-                locality: String::new(),
+                locality: self.locality(workload),
                 workload: Some(workload.clone()),
             })
         };

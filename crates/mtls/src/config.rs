@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use rustls::client::Resumption;
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, ServerConfig};
+use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use crate::san::SanMatch;
 use crate::slots::{CertSlot, RootSlot};
@@ -53,6 +56,7 @@ impl ServerTls {
             Some(roots) => builder.with_client_cert_verifier(Arc::new(Verifier {
                 roots: Some(roots.clone()),
                 sans: self.sans.clone(),
+                revoked: Vec::new(),
                 mandatory: self.require_client_cert,
             })),
             None if self.require_client_cert => {
@@ -70,6 +74,19 @@ impl ServerTls {
     }
 }
 
+/// Reads lists of revoked certificates in PEM.
+///
+/// # Errors
+/// When the text is not PEM, or one is no such list.
+pub fn read_revoked(pem: &str) -> Result<Vec<Arc<CertRevocationList<'static>>>, TlsError> {
+    let wrong = |e: String| TlsError::Certificate(format!("a revocation list cannot be used: {e}"));
+    let ders = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes());
+    let read = |der: CertificateRevocationListDer<'_>| {
+        OwnedCertRevocationList::from_der(&der).map(|list| Arc::new(list.into())).map_err(|e| wrong(e.to_string()))
+    };
+    ders.map(|der| der.map_err(|e| wrong(e.to_string())).and_then(read)).collect()
+}
+
 /// The client's side of a TLS context.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
@@ -79,6 +96,8 @@ pub struct ClientTls {
     pub roots: Option<Arc<RootSlot>>,
     /// Names the server may have; none means any.
     pub sans: Vec<SanMatch>,
+    /// Lists of revoked certificates; with any, each certificate of the chain must be told of by one.
+    pub revoked: Vec<Arc<CertRevocationList<'static>>>,
     /// Server name to send.
     pub sni: Option<String>,
     /// Protocols we offer, in order of preference.
@@ -91,7 +110,12 @@ impl ClientTls {
     /// # Errors
     /// When the crypto provider lacks the needed versions.
     pub fn build(&self) -> Result<Arc<ClientConfig>, TlsError> {
-        let verifier = Verifier { roots: self.roots.clone(), sans: self.sans.clone(), mandatory: true };
+        let verifier = Verifier {
+            roots: self.roots.clone(),
+            sans: self.sans.clone(),
+            revoked: self.revoked.clone(),
+            mandatory: true,
+        };
         let builder = ClientConfig::builder_with_provider(crate::provider())
             .with_safe_default_protocol_versions()
             .map_err(|e| TlsError::Config(e.to_string()))?

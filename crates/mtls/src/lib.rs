@@ -12,11 +12,12 @@ pub mod sniff;
 mod spiffe;
 mod verify;
 
-pub use config::{ClientTls, ServerTls, TlsError};
+pub use config::{ClientTls, ServerTls, TlsError, read_revoked};
 pub use peer::Peer;
 pub use san::SanMatch;
 pub use slots::{CertInfo, CertSlot, RootSlot, SecretStore};
 pub use spiffe::{SpiffeError, SpiffeId};
+pub use webpki::CertRevocationList;
 
 /// The one crypto provider: aws-lc, with the X25519MLKEM768 hybrid first.
 pub(crate) fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {

@@ -6,7 +6,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
+};
 
 use crate::peer::Peer;
 use crate::san::SanMatch;
@@ -19,6 +21,8 @@ pub(crate) struct Verifier {
     pub(crate) roots: Option<Arc<RootSlot>>,
     /// Accepted names; none means any.
     pub(crate) sans: Vec<SanMatch>,
+    /// Lists of revoked certificates.
+    pub(crate) revoked: Vec<Arc<CertRevocationList<'static>>>,
     /// Whether a client must show a certificate.
     pub(crate) mandatory: bool,
 }
@@ -54,8 +58,16 @@ impl Verifier {
             let roots = slot.load().ok_or_else(|| refuse(Refusal::NoRoots))?;
             let certificate = EndEntityCert::try_from(leaf).map_err(certificate_error)?;
             let algorithms = crate::provider().signature_verification_algorithms.all;
+            let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().map(|list| &**list).collect();
+            // Without a list nothing is asked; an empty builder is an error.
+            let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+                options
+                    .with_depth(RevocationCheckDepth::Chain)
+                    .with_expiration_policy(ExpirationPolicy::Enforce)
+                    .build()
+            });
             certificate
-                .verify_for_usage(algorithms, &roots.anchors, intermediates, now, usage, None, None)
+                .verify_for_usage(algorithms, &roots.anchors, intermediates, now, usage, revocation, None)
                 .map_err(certificate_error)?;
         }
         if self.sans.is_empty() {
@@ -77,6 +89,7 @@ fn certificate_error(error: webpki::Error) -> Error {
     let why = match error {
         webpki::Error::CertExpired { .. } => CertificateError::Expired,
         webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        webpki::Error::CertRevoked => CertificateError::Revoked,
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         webpki::Error::BadDer | webpki::Error::BadDerTime => CertificateError::BadEncoding,
         webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,

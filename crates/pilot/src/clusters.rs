@@ -1,5 +1,6 @@
 //! Clusters: where connections can go, and how.
 
+mod balance;
 mod policy;
 
 use istio_api::networking::{LoadBalancerSettings, TrafficPolicy};
@@ -29,9 +30,26 @@ pub fn clusters(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
 
 /// What ties the requests of a route to hosts, when the DestinationRule asks for it.
 pub(crate) fn hash_policy(snapshot: &Snapshot, proxy: &Proxy, host: &str, subset: &str, port: u16) -> Option<Value> {
+    balance::hash(traffic(snapshot, proxy, host, subset, port)?.load_balancer.as_ref()?)
+}
+
+/// The traffic policy of a subset and port of a host, when a DestinationRule speaks of it.
+pub(crate) fn traffic(
+    snapshot: &Snapshot,
+    proxy: &Proxy,
+    host: &str,
+    subset: &str,
+    port: u16,
+) -> Option<TrafficPolicy> {
     let rule = snapshot.destination_rule_for(host, &proxy.namespace, &proxy.labels)?;
-    let traffic = policy::effective(&rule, subset, port);
-    policy::hash(traffic.load_balancer.as_ref()?)
+    Some(policy::effective(&rule, subset, port))
+}
+
+/// What the DestinationRule of a cluster says of connections that carry bytes, as fields of `tcp_proxy`.
+pub(crate) fn tcp_settings(snapshot: &Snapshot, proxy: &Proxy, cluster: &str) -> Vec<(&'static str, Value)> {
+    let of = names::parse_outbound(cluster);
+    let traffic = of.and_then(|(port, subset, host)| traffic(snapshot, proxy, host, subset, port));
+    traffic.map(|traffic| policy::tcp_proxy(&traffic)).unwrap_or_default()
 }
 
 fn base(snapshot: &Snapshot, name: &str, kind: &str) -> Value {
@@ -152,16 +170,18 @@ impl Outbound<'_> {
             out["connectTimeout"] = limit;
         }
         out["circuitBreakers"] = policy::circuit_breakers(self.traffic.connection_pool.as_ref());
-        out["commonLbConfig"] = policy::common_lb(self.traffic.outlier_detection.as_ref());
+        policy::retry_budget(self.traffic.retry_budget.as_ref(), &mut out);
+        out["commonLbConfig"] = balance::common_lb(self.traffic);
         out["metadata"] = self.metadata();
         exchange_metadata(self.proxy, &mut out);
-        policy::balance(self.traffic.load_balancer.as_ref(), kind == "ORIGINAL_DST", &mut out);
+        balance::balance(self.traffic.load_balancer.as_ref(), kind == "ORIGINAL_DST", &mut out);
         if let Some(detection) = &self.traffic.outlier_detection {
             out["outlierDetection"] = policy::outlier(detection);
         }
         policy::connections(self.traffic.connection_pool.as_ref(), &mut out);
         self.protocol(&mut out);
         self.transport(kind, &mut out);
+        policy::proxy_protocol(self.traffic.proxy_protocol.as_ref(), &mut out);
         self.discovery(kind, &name, &mut out);
         out
     }
@@ -207,7 +227,10 @@ impl Outbound<'_> {
             App::Http1 if upgrade => Some(explicit_h2()),
             App::Http1 | App::Tcp | App::Udp => None,
         };
-        let common = policy::http_options(pool);
+        if let Some(options) = &mut options {
+            policy::http2(pool, options);
+        }
+        let common = policy::common_options(self.traffic.connection_pool.as_ref()).filter(|_| self.app != App::Tcp);
         if let Some(common) = common {
             options.get_or_insert_with(|| json!({"explicitHttpConfig": {"httpProtocolOptions": {}}}))["commonHttpProtocolOptions"] =
                 common;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mesh::{Endpoint, Snapshot};
 use serde_json::{Value, json};
 
-use crate::{Proxy, Resource, names};
+use crate::{Proxy, Resource, clusters, locality, names, scope};
 
 /// The load assignments of the named clusters; a cluster that does not exist is left out.
 pub fn endpoints(snapshot: &Snapshot, proxy: &Proxy, wanted: &[String]) -> Vec<Resource> {
@@ -30,34 +30,38 @@ pub(crate) fn assignment(snapshot: &Snapshot, proxy: &Proxy, name: &str, health:
         let rule = snapshot.destination_rule_for(host, &proxy.namespace, &proxy.labels)?;
         rule.subsets.iter().find(|s| s.name == subset)?.labels.clone()
     };
-    let mut places: BTreeMap<String, Vec<(u32, Value)>> = BTreeMap::new();
-    for endpoint in snapshot.endpoints(host, port) {
-        if labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)) {
-            let weight = endpoint.weight.max(1);
-            places
-                .entry(endpoint.locality.clone())
-                .or_default()
-                .push((weight, host_entry(&endpoint, proxy, weight, health)));
+    let candidates = snapshot.endpoints(host, port).into_iter().filter_map(|endpoint| {
+        if !labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)) {
+            return None;
         }
-    }
+        let weight = endpoint.weight.max(1);
+        let host = host_entry(&endpoint, proxy, weight, health);
+        Some(locality::Candidate { locality: endpoint.locality, labels: endpoint.labels, weight, host })
+    });
+    let traffic = clusters::traffic(snapshot, proxy, host, subset, port);
+    let here = scope::own_workload(snapshot, proxy).map(|own| snapshot.locality(&own)).unwrap_or_default();
+    let client = locality::Client { locality: &here, labels: &proxy.labels };
+    let groups = locality::groups(traffic.as_ref(), &client, candidates.collect());
     let mut out = json!({"clusterName": name});
-    if !places.is_empty() {
-        out["endpoints"] = places.into_iter().map(|(place, hosts)| locality(&place, hosts)).collect();
+    if !groups.is_empty() {
+        out["endpoints"] = groups.into_iter().map(group).collect();
     }
     Some(out)
 }
 
-fn locality(place: &str, hosts: Vec<(u32, Value)>) -> Value {
-    let weight = hosts.iter().fold(0u32, |sum, (weight, _)| sum.saturating_add(*weight));
-    let mut parts = place.splitn(3, '/');
+fn group(of: locality::Group) -> Value {
+    let mut parts = of.locality.splitn(3, '/');
     let mut at = json!({});
     for key in ["region", "zone", "subZone"] {
         if let Some(part) = parts.next().filter(|part| !part.is_empty()) {
             at[key] = json!(part);
         }
     }
-    let hosts: Vec<Value> = hosts.into_iter().map(|(_, host)| host).collect();
-    json!({"lbEndpoints": hosts, "loadBalancingWeight": weight, "locality": at})
+    let mut out = json!({"lbEndpoints": of.hosts, "loadBalancingWeight": of.weight, "locality": at});
+    if of.priority > 0 {
+        out["priority"] = json!(of.priority);
+    }
+    out
 }
 
 fn host_entry(endpoint: &Endpoint, proxy: &Proxy, weight: u32, health: bool) -> Value {

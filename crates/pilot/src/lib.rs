@@ -13,6 +13,7 @@ mod endpoints;
 mod http;
 mod jwt;
 mod listeners;
+mod locality;
 mod name_table;
 pub mod names;
 mod proxy;

@@ -1,5 +1,6 @@
 //! Listeners: where connections are caught, and what is done with them.
 
+mod chains;
 mod inbound;
 mod outbound;
 

@@ -67,6 +67,8 @@ pub(crate) struct FileTls<'a> {
     pub client: Option<(&'a str, &'a str)>,
     /// Path of the roots; none: the system's.
     pub roots: Option<&'a str>,
+    /// Path of the list of revoked certificates.
+    pub revoked: Option<&'a str>,
     /// Names of which the server's certificate must carry one.
     pub sans: &'a [String],
     /// Server name to ask for.
@@ -93,6 +95,9 @@ impl FileTls<'_> {
             let mut checks = json!({});
             if !self.sans.is_empty() {
                 checks["matchSubjectAltNames"] = self.sans.iter().map(|san| json!({"exact": san})).collect();
+            }
+            if let Some(path) = self.revoked {
+                checks["crl"] = json!({"filename": path});
             }
             let roots = self.roots.map_or_else(|| "file-root:system".to_owned(), |path| format!("file-root:{path}"));
             common["combinedValidationContext"] =

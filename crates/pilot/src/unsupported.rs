@@ -68,33 +68,11 @@ impl<'a> List<'a> {
     }
 }
 
-const ELSEWHERE: &str = "matching connections by subnet is not built; match by port or server name";
-const CLIENT: &str = "matching connections by client is not built; match by port or server name";
-
 fn virtual_service(spec: &VirtualService, list: &mut List<'_>) {
     let gateway = spec.gateways.iter().any(|gateway| gateway != "mesh");
     list.when(gateway, || "/spec/gateways".to_owned(), "gateways are not built; only \"mesh\" is served");
     for (index, http) in spec.http.iter().enumerate() {
         http_route(http, &format!("/spec/http/{index}"), list);
-    }
-    for (index, route) in spec.tls.iter().enumerate() {
-        for (at, wanted) in route.r#match.iter().enumerate() {
-            let pointer = |field: &str| format!("/spec/tls/{index}/match/{at}/{field}");
-            list.when(!wanted.source_labels.is_empty(), || pointer("sourceLabels"), CLIENT);
-            list.when(!wanted.source_namespace.is_empty(), || pointer("sourceNamespace"), CLIENT);
-            list.when(!wanted.gateways.is_empty(), || pointer("gateways"), CLIENT);
-            list.when(!wanted.destination_subnets.is_empty(), || pointer("destinationSubnets"), ELSEWHERE);
-        }
-    }
-    for (index, route) in spec.tcp.iter().enumerate() {
-        for (at, wanted) in route.r#match.iter().enumerate() {
-            let pointer = |field: &str| format!("/spec/tcp/{index}/match/{at}/{field}");
-            list.when(!wanted.source_labels.is_empty(), || pointer("sourceLabels"), CLIENT);
-            list.when(!wanted.source_namespace.is_empty(), || pointer("sourceNamespace"), CLIENT);
-            list.when(!wanted.gateways.is_empty(), || pointer("gateways"), CLIENT);
-            list.when(!wanted.destination_subnets.is_empty(), || pointer("destinationSubnets"), ELSEWHERE);
-            list.when(!wanted.source_subnet.is_empty(), || pointer("sourceSubnet"), ELSEWHERE);
-        }
     }
 }
 
@@ -150,46 +128,37 @@ fn destination_rule(rule: &MergedDestinationRule, list: &mut List<'_>) {
 }
 
 fn traffic_policy(policy: &TrafficPolicy, at: &str, list: &mut List<'_>) {
-    list.when(policy.tunnel.is_some(), || format!("{at}/tunnel"), "tunnels are not built");
-    list.when(
-        policy.proxy_protocol.is_some(),
-        || format!("{at}/proxyProtocol"),
-        "PROXY protocol to servers is not built",
-    );
-    list.when(policy.retry_budget.is_some(), || format!("{at}/retryBudget"), "use connectionPool.http.maxRetries");
+    let post = policy.tunnel.as_ref().is_some_and(|tunnel| tunnel.protocol == "POST");
+    list.when(post, || format!("{at}/tunnel/protocol"), "tunnels by POST are not built; use CONNECT");
+    let interval = policy.retry_budget.as_ref().is_some_and(|budget| budget.budget_interval.is_some());
+    let reason = "retries in flight are counted, not those of an interval; leave this out";
+    list.when(interval, || format!("{at}/retryBudget/budgetInterval"), reason);
     for (place, port) in std::iter::once((at.to_owned(), None)).chain(
         policy.port_level_settings.iter().enumerate().map(|(i, p)| (format!("{at}/portLevelSettings/{i}"), Some(p))),
     ) {
         let balancer = port.map_or(policy.load_balancer.as_ref(), |p| p.load_balancer.as_ref());
-        let pool = port.map_or(policy.connection_pool.as_ref(), |p| p.connection_pool.as_ref());
         let tls = port.map_or(policy.tls.as_ref(), |p| p.tls.as_ref());
         let outlier = port.map_or(policy.outlier_detection.as_ref(), |p| p.outlier_detection.as_ref());
         if let Some(balancer) = balancer {
             let field = |name: &str| format!("{place}/loadBalancer/{name}");
-            list.when(
-                balancer.locality_lb_setting.is_some(),
-                || field("localityLbSetting"),
-                "locality balancing is not built",
-            );
-            list.when(balancer.warmup_duration_secs.is_some(), || field("warmupDurationSecs"), "warm-up is not built");
-            list.when(balancer.warmup.is_some(), || field("warmup"), "warm-up is not built");
-        }
-        if let Some(tcp) = pool.and_then(|pool| pool.tcp.as_ref()) {
-            let field = |name: &str| format!("{place}/connectionPool/tcp/{name}");
-            list.when(tcp.max_connection_duration.is_some(), || field("maxConnectionDuration"), "not built");
-            list.when(tcp.idle_timeout.is_some(), || field("idleTimeout"), "not built");
-        }
-        if let Some(http) = pool.and_then(|pool| pool.http.as_ref()) {
-            let used = http.max_concurrent_streams.is_some();
-            list.when(used, || format!("{place}/connectionPool/http/maxConcurrentStreams"), "not built");
+            let reason = "zone-aware balancing is not built; use localityLbSetting";
+            list.when(balancer.zone_aware_lb_setting.is_some(), || field("zoneAwareLbSetting"), reason);
+            let reason = "Istio does not translate this either; use simple or consistentHash";
+            list.when(balancer.backend_utilization.is_some(), || field("backendUtilization"), reason);
         }
         if let Some(tls) = tls {
             let field = |name: &str| format!("{place}/tls/{name}");
-            list.when(!tls.credential_name.is_empty(), || field("credentialName"), "use caCertificates and files");
-            list.when(!tls.ca_crl.is_empty(), || field("caCrl"), "revocation lists are not built");
+            list.when(
+                !tls.credential_name.is_empty(),
+                || field("credentialName"),
+                "secrets are not sent to sidecars; use caCertificates, clientCertificate and privateKey",
+            );
         }
         let old = outlier.is_some_and(|outlier| outlier.consecutive_errors.is_some());
         list.when(old, || format!("{place}/outlierDetection/consecutiveErrors"), "use consecutive5xxErrors");
+        let codes = outlier.is_some_and(|outlier| !outlier.outlier_detection_http_error_codes.is_empty());
+        let reason = "only 5xx answers count as errors; leave this out";
+        list.when(codes, || format!("{place}/outlierDetection/outlierDetectionHttpErrorCodes"), reason);
     }
 }
 

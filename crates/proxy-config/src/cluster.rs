@@ -10,14 +10,14 @@ use envoy_api::envoy::config::endpoint::v3 as endpoint;
 use envoy_api::envoy::extensions::upstreams::http::v3::{HttpProtocolOptions, http_protocol_options as options};
 use envoy_api::google::protobuf::{Struct, value};
 use upstream::{
-    Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Keepalive, Outlier, Protocol, Service, Thresholds,
-    TransportMatch,
+    Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Keepalive, Outlier, Protocol, RetryBudget, Service,
+    SlowStart, Thresholds, TransportMatch,
 };
 
 use crate::common::{duration, kind, limit, port, socket_address, unpack};
 use crate::context::{ConfigError, Context, Refusal, Result, Under};
 use crate::protocol::{self, refuse as refuse_fields};
-use crate::tls::upstream_security;
+use crate::tls::{proxied, upstream_security};
 
 /// Envoy's default connect timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,12 +51,18 @@ fn compile(proto: &proto::Cluster, context: &Context) -> Result<ClusterConfig> {
         name: proto.name.as_str().into(),
         discovery: discovery(proto)?,
         balance: balance(proto)?,
+        slow_start: slow_start(proto),
+        locality_weighted: locality_weighted(proto)?,
         connect_timeout: duration(proto.connect_timeout.as_ref()).unwrap_or(CONNECT_TIMEOUT),
         thresholds: thresholds(proto),
         outlier: proto.outlier_detection.as_ref().map(outlier).transpose().under("outlier_detection")?,
         panic_percent: panic.clamp(0.0, 100.0) as u32,
         protocol: http.protocol,
         idle_timeout: http.idle_timeout,
+        max_connection_duration: http.max_duration,
+        http2_keepalive: http.keepalive,
+        proxy_protocol: proxied(proto.transport_socket.as_ref())
+            .or_else(|| proto.transport_socket_matches.iter().find_map(|m| proxied(m.transport_socket.as_ref()))),
         max_requests_per_connection: http.max_requests,
         max_concurrent_streams: http.max_streams,
         preserve_case: http.preserve_case,
@@ -157,6 +163,8 @@ fn hosts(proto: &endpoint::ClusterLoadAssignment) -> Result<Vec<HostConfig>> {
                 address,
                 weight: one.load_balancing_weight.map_or(1, |w| w.value).max(1),
                 priority: locality.priority,
+                locality: locality.locality.as_ref().map(place),
+                locality_weight: locality.load_balancing_weight.map_or(0, |w| w.value),
                 healthy,
                 transport: metadata(one.metadata.as_ref(), "envoy.transport_socket_match")
                     .map(pairs)
@@ -166,6 +174,10 @@ fn hosts(proto: &endpoint::ClusterLoadAssignment) -> Result<Vec<HostConfig>> {
         }
     }
     Ok(all)
+}
+
+fn place(of: &core::Locality) -> Arc<str> {
+    format!("{}/{}/{}", of.region, of.zone, of.sub_zone).trim_end_matches('/').into()
 }
 
 fn balance(proto: &proto::Cluster) -> Result<Balance> {
@@ -190,6 +202,29 @@ fn balance(proto: &proto::Cluster) -> Result<Balance> {
     })
 }
 
+fn slow_start(proto: &proto::Cluster) -> Option<SlowStart> {
+    let config = match &proto.lb_config {
+        Some(LbConfig::RoundRobinLbConfig(c)) => c.slow_start_config.as_ref(),
+        Some(LbConfig::LeastRequestLbConfig(c)) => c.slow_start_config.as_ref(),
+        _ => None,
+    }?;
+    Some(SlowStart {
+        window: limit(config.slow_start_window.as_ref())?,
+        aggression: config.aggression.as_ref().map_or(1.0, |a| a.default_value),
+        // Envoy's default is 10 %.
+        least: config.min_weight_percent.as_ref().map_or(10.0, |p| p.value).clamp(0.0, 100.0) / 100.0,
+    })
+}
+
+fn locality_weighted(proto: &proto::Cluster) -> Result<bool> {
+    use proto::cluster::common_lb_config::LocalityConfigSpecifier as L;
+    match proto.common_lb_config.as_ref().and_then(|c| c.locality_config_specifier.as_ref()) {
+        Some(L::LocalityWeightedLbConfig(_)) => Ok(true),
+        Some(L::ZoneAwareLbConfig(_)) => Err(Refusal::unsupported("zone_aware_lb_config")),
+        None => Ok(false),
+    }
+}
+
 fn thresholds(proto: &proto::Cluster) -> Thresholds {
     let default = Thresholds::default();
     let list = proto.circuit_breakers.as_ref().map(|c| c.thresholds.as_slice()).unwrap_or_default();
@@ -199,6 +234,10 @@ fn thresholds(proto: &proto::Cluster) -> Thresholds {
         pending: t.max_pending_requests.map_or(default.pending, |v| v.value),
         requests: t.max_requests.map_or(default.requests, |v| v.value),
         retries: t.max_retries.map_or(default.retries, |v| v.value),
+        retry_budget: t.retry_budget.as_ref().map(|budget| RetryBudget {
+            per_million: (budget.budget_percent.map_or(20.0, |p| p.value).clamp(0.0, 100.0) * 10_000.0) as u32,
+            least: budget.min_retry_concurrency.map_or(3, |v| v.value),
+        }),
     }
 }
 
@@ -236,6 +275,8 @@ fn outlier(proto: &proto::OutlierDetection) -> Result<Outlier> {
 struct Http {
     protocol: Protocol,
     idle_timeout: Option<Duration>,
+    max_duration: Option<Duration>,
+    keepalive: Option<(Duration, Duration)>,
     max_requests: u32,
     max_streams: u32,
     preserve_case: bool,
@@ -248,6 +289,8 @@ fn http_options(proto: &proto::Cluster) -> Result<Http> {
     let mut http = Http {
         protocol: if old_http2 { Protocol::Http2 } else { Protocol::Http1 },
         idle_timeout: None,
+        max_duration: None,
+        keepalive: None,
         max_requests: 0,
         max_streams: 1024,
         preserve_case: false,
@@ -270,13 +313,13 @@ fn options(http: &mut Http, given: &HttpProtocolOptions) -> Result<()> {
     ])?;
     if let Some(common) = &given.common_http_protocol_options {
         refuse_fields(&[
-            ("max_connection_duration", common.max_connection_duration.is_some()),
             ("max_stream_duration", common.max_stream_duration.is_some()),
             ("max_headers_count", common.max_headers_count.is_some()),
             ("max_response_headers_kb", common.max_response_headers_kb.is_some()),
         ])
         .under("common_http_protocol_options")?;
         http.idle_timeout = limit(common.idle_timeout.as_ref());
+        http.max_duration = limit(common.max_connection_duration.as_ref());
         http.max_requests = common.max_requests_per_connection.map_or(0, |v| v.value);
     }
     match &given.upstream_protocol_options {
@@ -311,11 +354,19 @@ fn http2(http: &mut Http, given: Option<&core::Http2ProtocolOptions>) -> Result<
     protocol::refuse_http2(given)?;
     refuse_fields(&[
         ("allow_connect", given.allow_connect),
-        ("connection_keepalive", given.connection_keepalive.is_some()),
         ("initial_stream_window_size", given.initial_stream_window_size.is_some()),
         ("initial_connection_window_size", given.initial_connection_window_size.is_some()),
     ])?;
     http.max_streams = given.max_concurrent_streams.map_or(http.max_streams, |v| v.value).max(1);
+    if let Some(keepalive) = &given.connection_keepalive {
+        refuse_fields(&[
+            ("interval_jitter", keepalive.interval_jitter.is_some()),
+            ("connection_idle_interval", keepalive.connection_idle_interval.is_some()),
+        ])
+        .under("connection_keepalive")?;
+        let answer = duration(keepalive.timeout.as_ref()).unwrap_or(Duration::from_secs(20));
+        http.keepalive = limit(keepalive.interval.as_ref()).map(|interval| (interval, answer));
+    }
     Ok(())
 }
 

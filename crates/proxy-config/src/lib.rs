@@ -8,6 +8,7 @@ mod access_log;
 mod cluster;
 mod common;
 mod context;
+mod files;
 mod http;
 mod jwt;
 mod listener;
@@ -19,6 +20,7 @@ mod tls;
 
 pub use cluster::{compile_cluster, compile_endpoints};
 pub use context::{ConfigError, Context, RouteSlot, Routes};
+pub use files::refresh_files;
 pub use http::{ClientCert, HttpFilter, HttpManager, RouteSource};
 pub use listener::{FilterChain, HttpInspect, Listener, TcpProxy, Terminal, compile_listener};
 pub use protocol::{Common, Http2, Underscores};

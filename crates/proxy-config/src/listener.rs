@@ -118,6 +118,10 @@ pub struct TcpProxy {
     pub idle_timeout: Option<Duration>,
     /// The longest a connection may last.
     pub max_duration: Option<Duration>,
+    /// Bytes go through a tunnel that the upstream opens to this `host:port` (CONNECT).
+    pub tunnel: Option<Box<str>>,
+    /// The client's address chooses the host.
+    pub hashes_source: bool,
     /// Tries to connect.
     pub max_connect_attempts: u32,
     /// Logs.
@@ -309,6 +313,10 @@ fn terminal(any: &envoy_api::Any, context: &Context) -> Result<Terminal> {
 
 fn tcp_proxy(proto: &tcp::TcpProxy, context: &Context) -> Result<TcpProxy> {
     refuse_tcp(proto)?;
+    use envoy_api::envoy::r#type::v3::hash_policy::PolicySpecifier as Hash;
+    if proto.hash_policy.iter().any(|p| !matches!(p.policy_specifier, Some(Hash::SourceIp(_)))) {
+        return Err(Refusal::unsupported("hash_policy"));
+    }
     let entry = |name: &str, weight: u32| WeightedCluster {
         cluster: context.clusters.slot(name),
         weight,
@@ -332,6 +340,8 @@ fn tcp_proxy(proto: &tcp::TcpProxy, context: &Context) -> Result<TcpProxy> {
             None => Some(Duration::from_secs(3600)),
             given => limit(given.as_ref()),
         },
+        tunnel: proto.tunneling_config.as_ref().map(tunnel).transpose().under("tunneling_config")?,
+        hashes_source: !proto.hash_policy.is_empty(),
         max_duration: duration(proto.max_downstream_connection_duration.as_ref()),
         max_connect_attempts: proto.max_connect_attempts.map_or(1, |v| v.value).max(1),
         logs: access_log::compile(&proto.access_log)?,
@@ -343,8 +353,6 @@ fn refuse_tcp(proto: &tcp::TcpProxy) -> Result<()> {
     #[allow(deprecated)] // The old places of `access_log_options`.
     let (old_interval, old_connect) = (proto.access_log_flush_interval.is_some(), proto.flush_access_log_on_connected);
     refuse(&[
-        ("tunneling_config", proto.tunneling_config.is_some()),
-        ("hash_policy", !proto.hash_policy.is_empty()),
         ("on_demand", proto.on_demand.is_some()),
         ("metadata_match", proto.metadata_match.is_some()),
         ("downstream_idle_timeout", proto.downstream_idle_timeout.is_some()),
@@ -364,6 +372,24 @@ fn refuse_tcp(proto: &tcp::TcpProxy) -> Result<()> {
         ("upstream_connect_mode", proto.upstream_connect_mode != 0),
         ("max_early_data_bytes", proto.max_early_data_bytes.is_some()),
     ])
+}
+
+fn tunnel(proto: &tcp::tcp_proxy::TunnelingConfig) -> Result<Box<str>> {
+    let unsupported = [
+        ("use_post", proto.use_post),
+        ("headers_to_add", !proto.headers_to_add.is_empty()),
+        ("post_path", !proto.post_path.is_empty()),
+        ("propagate_response_headers", proto.propagate_response_headers),
+        ("propagate_response_trailers", proto.propagate_response_trailers),
+    ];
+    if let Some((field, _)) = unsupported.iter().find(|(_, used)| *used) {
+        return Err(Refusal::unsupported(field));
+    }
+    let plain = |c: char| c.is_ascii_graphic() && c != '%';
+    if proto.hostname.is_empty() || !proto.hostname.chars().all(plain) {
+        return Err(Refusal::new("hostname", "is not host:port"));
+    }
+    Ok(proto.hostname.as_str().into())
 }
 
 fn chain_match(proto: Option<&proto::FilterChainMatch>) -> Result<ChainMatch> {

@@ -255,6 +255,14 @@ fn hash(proto: &proto::route_action::HashPolicy) -> Result<HashPolicy> {
             name: c.name.as_str().into(),
             ttl: duration(c.ttl.as_ref()),
             path: c.path.as_str().into(),
+            attributes: c
+                .attributes
+                .iter()
+                .fold(String::new(), |all, a| match a.value.as_str() {
+                    "" => format!("{all}; {}", a.name),
+                    value => format!("{all}; {}={value}", a.name),
+                })
+                .into(),
         }),
         Some(PolicySpecifier::ConnectionProperties(p)) if p.source_ip => Ok(HashPolicy::SourceIp),
         Some(PolicySpecifier::QueryParameter(q)) => Ok(HashPolicy::Query(q.name.as_str().into())),

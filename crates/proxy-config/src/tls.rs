@@ -3,14 +3,19 @@
 use std::sync::Arc;
 
 use envoy_api::envoy::config::core::v3::TransportSocket;
+use envoy_api::envoy::config::core::v3::proxy_protocol_config::Version;
 use envoy_api::envoy::config::core::v3::transport_socket;
+use envoy_api::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use envoy_api::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mtls::{CertSlot, ClientTls, RootSlot, SanMatch, SecretStore, ServerTls};
 use rules::matching::StringMatch;
-use upstream::{Security, Tls};
+use upstream::{ProxyVersion, Security, Tls};
 
 use crate::common::{data_source, kind, string_match, unpack};
 use crate::context::{ConfigError, Refusal, Result, Under};
+use crate::files;
+
+const PROXIED: &str = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
 
 /// Puts a secret in force in its slot.
 ///
@@ -39,19 +44,22 @@ struct Common {
     cert: Option<Arc<CertSlot>>,
     roots: Option<Arc<RootSlot>>,
     sans: Vec<SanMatch>,
+    revoked: Revoked,
     alpn: Vec<Vec<u8>>,
 }
 
+type Revoked = Vec<Arc<mtls::CertRevocationList<'static>>>;
+
 fn common(proto: Option<&tls::CommonTlsContext>, store: &SecretStore) -> Result<Common> {
     let Some(proto) = proto else {
-        return Ok(Common { cert: None, roots: None, sans: Vec::new(), alpn: Vec::new() });
+        return Ok(Common { cert: None, roots: None, sans: Vec::new(), revoked: Vec::new(), alpn: Vec::new() });
     };
     if proto.custom_handshaker.is_some() || proto.key_log.is_some() {
         return Err(Refusal::unsupported("custom_handshaker"));
     }
     let cert = match (proto.tls_certificate_sds_secret_configs.as_slice(), proto.tls_certificates.as_slice()) {
         ([], []) => None,
-        ([sds], []) => Some(store.certificate(&sds.name)),
+        ([sds], []) => Some(files::certificate(store, &sds.name)),
         ([], [inline]) => {
             let chain = data_source(inline.certificate_chain.as_ref()).under("certificate_chain")?;
             let key = data_source(inline.private_key.as_ref()).under("private_key")?;
@@ -62,22 +70,24 @@ fn common(proto: Option<&tls::CommonTlsContext>, store: &SecretStore) -> Result<
         _ => return Err(Refusal::new("tls_certificates", "more than one certificate in a context is not supported")),
     };
     use tls::common_tls_context::ValidationContextType as V;
-    let (roots, sans) = match proto.validation_context_type.as_ref() {
-        None => (None, Vec::new()),
+    let (roots, sans, revoked) = match proto.validation_context_type.as_ref() {
+        None => (None, Vec::new(), Vec::new()),
         Some(V::ValidationContext(context)) => validation(context).under("validation_context")?,
-        Some(V::ValidationContextSdsSecretConfig(sds)) => (Some(store.roots(&sds.name)), Vec::new()),
+        Some(V::ValidationContextSdsSecretConfig(sds)) => {
+            (Some(files::roots(store, &sds.name)), Vec::new(), Vec::new())
+        }
         Some(V::CombinedValidationContext(both)) => {
-            let (inline, sans) = match &both.default_validation_context {
+            let (inline, sans, revoked) = match &both.default_validation_context {
                 Some(context) => validation(context).under("combined_validation_context")?,
-                None => (None, Vec::new()),
+                None => (None, Vec::new(), Vec::new()),
             };
-            let sds = both.validation_context_sds_secret_config.as_ref().map(|s| store.roots(&s.name));
-            (sds.or(inline), sans)
+            let sds = both.validation_context_sds_secret_config.as_ref().map(|s| files::roots(store, &s.name));
+            (sds.or(inline), sans, revoked)
         }
         Some(_) => return Err(Refusal::unsupported("validation_context_type")),
     };
     let alpn = proto.alpn_protocols.iter().map(|p| peer_exchange(p).as_bytes().to_vec()).collect();
-    Ok(Common { cert, roots, sans, alpn })
+    Ok(Common { cert, roots, sans, revoked, alpn })
 }
 
 /// ALPN `istio-peer-exchange` promises a metadata header inside the stream. We do not send one, so we never agree to
@@ -86,11 +96,12 @@ fn peer_exchange(protocol: &str) -> &str {
     if protocol == "istio-peer-exchange" { "istio" } else { protocol }
 }
 
-fn validation(proto: &tls::CertificateValidationContext) -> Result<(Option<Arc<RootSlot>>, Vec<SanMatch>)> {
+type Validation = (Option<Arc<RootSlot>>, Vec<SanMatch>, Revoked);
+
+fn validation(proto: &tls::CertificateValidationContext) -> Result<Validation> {
     let unsupported = [
         ("verify_certificate_spki", !proto.verify_certificate_spki.is_empty()),
         ("verify_certificate_hash", !proto.verify_certificate_hash.is_empty()),
-        ("crl", proto.crl.is_some()),
         ("allow_expired_certificate", proto.allow_expired_certificate),
         ("custom_validator_config", proto.custom_validator_config.is_some()),
         ("max_verify_depth", proto.max_verify_depth.is_some()),
@@ -112,7 +123,14 @@ fn validation(proto: &tls::CertificateValidationContext) -> Result<(Option<Arc<R
     #[allow(deprecated)] // Istio sends the untyped form.
     let all = typed.chain(&proto.match_subject_alt_names);
     let sans = all.map(|m| string_match(m).and_then(san)).collect::<Result<_>>().under("match_subject_alt_names")?;
-    Ok((roots, sans))
+    let revoked = match &proto.crl {
+        Some(source) => {
+            let pem = data_source(Some(source)).under("crl")?;
+            mtls::read_revoked(&pem).map_err(|e| Refusal::new("crl", e))?
+        }
+        None => Vec::new(),
+    };
+    Ok((roots, sans, revoked))
 }
 
 fn san(pattern: StringMatch) -> Result<SanMatch> {
@@ -127,11 +145,22 @@ fn san(pattern: StringMatch) -> Result<SanMatch> {
     })
 }
 
+/// The PROXY protocol around a transport.
+pub(crate) fn proxied(socket: Option<&TransportSocket>) -> Option<ProxyVersion> {
+    let outer: ProxyProtocolUpstreamTransport = unpack(typed(socket).filter(|any| kind(any) == PROXIED)?).ok()?;
+    let version = outer.config.map(|config| config.version());
+    Some(if version == Some(Version::V2) { ProxyVersion::V2 } else { ProxyVersion::V1 })
+}
+
 /// Transport security of an upstream.
 pub(crate) fn upstream_security(socket: Option<&TransportSocket>, store: &SecretStore) -> Result<Security> {
     let Some(any) = typed(socket) else { return Ok(Security::Plain) };
     match kind(any) {
         "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(Security::Plain),
+        PROXIED => {
+            let outer: ProxyProtocolUpstreamTransport = unpack(any)?;
+            upstream_security(outer.transport_socket.as_ref(), store)
+        }
         "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => {
             let proto: tls::UpstreamTlsContext = unpack(any)?;
             let common = common(proto.common_tls_context.as_ref(), store).under("common_tls_context")?;
@@ -139,6 +168,7 @@ pub(crate) fn upstream_security(socket: Option<&TransportSocket>, store: &Secret
                 cert: common.cert,
                 roots: common.roots,
                 sans: common.sans,
+                revoked: common.revoked,
                 sni: Some(proto.sni).filter(|s| !s.is_empty()),
                 alpn: common.alpn,
             };
@@ -182,6 +212,9 @@ pub(crate) fn downstream(
     let proto: tls::DownstreamTlsContext = unpack(any)?;
     let common = common(proto.common_tls_context.as_ref(), store).under("common_tls_context")?;
     let cert = common.cert.ok_or_else(|| Refusal::new("tls_certificates", "a server needs a certificate"))?;
+    if !common.revoked.is_empty() {
+        return Err(Refusal::unsupported("crl"));
+    }
     let mut context = ServerTls {
         cert: cert.clone(),
         roots: common.roots,

@@ -17,6 +17,7 @@ use net::ListenOptions;
 use parking_lot::Mutex;
 use proxy_config::{
     ConfigError, Context, apply_secret, compile_cluster, compile_endpoints, compile_listener, compile_routes,
+    refresh_files,
 };
 use telemetry::Telemetry;
 use tokio::sync::{mpsc, watch};
@@ -241,6 +242,16 @@ impl Proxy {
         routes.sort();
         routes.dedup();
         Wanted { endpoints: self.clusters().assignments(), routes }
+    }
+
+    /// Reads certificates in files again, for those that were renewed; runs for ever on the control thread.
+    pub async fn keep_files(self: Arc<Self>) {
+        /// Between two looks.
+        const LOOK: Duration = Duration::from_secs(10);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            refresh_files(self.secrets());
+        }
     }
 
     /// Whether everything that the listeners refer to has arrived.

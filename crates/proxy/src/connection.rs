@@ -49,6 +49,11 @@ impl About {
         }
     }
 
+    /// For whom upstream connections are made.
+    pub(crate) fn proxied(&self) -> upstream::Proxied {
+        upstream::Proxied { source: self.source, destination: self.destination }
+    }
+
     pub(crate) fn attributes(&self) -> Attributes<'_> {
         Attributes {
             request: None,
@@ -160,7 +165,7 @@ async fn undecided(
         Some((chain, Terminal::Tcp(proxy))) if chain.tls.is_none() && authorise(chain, about).is_ok() => proxy,
         _ => return client.await.map(|first| (first, None)),
     };
-    let connecting = tcp::connect(proxy, about.destination);
+    let connecting = tcp::connect(proxy, about);
     tokio::pin!(connecting);
     let connected = tokio::select! {
         biased;

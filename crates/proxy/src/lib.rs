@@ -14,6 +14,7 @@ mod listeners;
 mod peer;
 mod stream;
 mod tcp;
+mod tunnel;
 mod worker;
 
 pub use apply::{Proxy, ProxyOptions, Rejected, UNDECIDED, Wanted};

@@ -17,6 +17,7 @@ use upstream::{Alpn, Cause, Cluster, Connected, Host, Outcome, PickContext, Tran
 
 use crate::connection::{About, record};
 use crate::stream::Stream;
+use crate::tunnel;
 use crate::worker::Worker;
 
 /// A connection to an upstream, and what it said before anyone asked.
@@ -31,6 +32,9 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// Waits until the upstream speaks.
     pub(crate) async fn first_byte(&mut self) -> io::Result<()> {
+        if !self.early.is_empty() {
+            return Ok(());
+        }
         let mut buffer = vec![0; 4096];
         let read = self.connected.stream.read(&mut buffer).await?;
         buffer.truncate(read);
@@ -49,7 +53,8 @@ pub(crate) struct Failure {
 }
 
 /// Picks a host and connects, as often as the configuration allows.
-pub(crate) async fn connect(proxy: &TcpProxy, original: SocketAddr) -> Result<Upstream, Failure> {
+pub(crate) async fn connect(proxy: &TcpProxy, about: &About) -> Result<Upstream, Failure> {
+    let original = about.destination;
     let fail = |flags, reason: &str| Failure { flags, reason: reason.to_owned(), cluster: None, host: None };
     let mut point = fastrand::u32(..proxy.total_weight.max(1));
     let chosen = proxy.clusters.iter().find(|c| {
@@ -66,12 +71,32 @@ pub(crate) async fn connect(proxy: &TcpProxy, original: SocketAddr) -> Result<Up
     let mut last = fail(ResponseFlags::UH, "no_healthy_upstream");
     last.cluster = Some(cluster.config.name.clone());
     for _ in 0..proxy.max_connect_attempts {
-        let Ok(host) = cluster.pick(&PickContext { tried: &tried, original: Some(original), ..PickContext::default() })
-        else {
+        let Ok(host) = cluster.pick(&PickContext {
+            tried: &tried,
+            original: Some(original),
+            hash: proxy.hashes_source.then(|| rules::route::HashPolicy::source(about.source.ip())),
+            ..PickContext::default()
+        }) else {
             break;
         };
-        match upstream::connect(&cluster, &host, Alpn::Configured).await {
-            Ok(connected) => return Ok(Upstream { cluster, host, connected, early: Vec::new() }),
+        match upstream::connect(&cluster, &host, Alpn::Configured, Some(&about.proxied())).await {
+            Ok(mut connected) => {
+                let Some(target) = &proxy.tunnel else {
+                    return Ok(Upstream { cluster, host, connected, early: Vec::new() });
+                };
+                let opening = tunnel::open(&mut connected.stream, target);
+                let opened = tokio::time::timeout(cluster.config.connect_timeout, opening).await;
+                match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                    Ok(early) => return Ok(Upstream { cluster, host, connected, early }),
+                    Err(error) => {
+                        cluster.report(&host, Outcome::LocalFailure);
+                        last.flags = ResponseFlags::UF.with(ResponseFlags::URX);
+                        last.reason = error.to_string();
+                        last.host = Some(host.address);
+                        tried.push(host.address);
+                    }
+                }
+            }
             Err(cause) => {
                 cluster.report(&host, Outcome::LocalFailure);
                 last.flags = if cause == Cause::Overflow {
@@ -100,7 +125,7 @@ pub(crate) async fn relay(
 ) {
     let upstream = match early {
         Some(upstream) => Ok(upstream),
-        None => connect(proxy, about.destination).await,
+        None => connect(proxy, &about).await,
     };
     let upstream = match upstream {
         Ok(upstream) => upstream,

@@ -195,6 +195,8 @@ pub enum HashPolicy {
         ttl: Option<Duration>,
         /// Its path.
         path: Box<str>,
+        /// More attributes, as they are written: `; Name=Value`.
+        attributes: Box<str>,
     },
     /// The client's address.
     SourceIp,
@@ -203,13 +205,18 @@ pub enum HashPolicy {
 }
 
 impl HashPolicy {
+    /// The hash of a client's address.
+    pub fn source(ip: std::net::IpAddr) -> u64 {
+        xxh64(ip.to_string().as_bytes(), 0)
+    }
+
     /// The hash of what the request has there.
     pub fn hash(&self, request: &RequestView<'_>, source: std::net::IpAddr) -> Option<u64> {
         let of = |bytes: &[u8]| Some(xxh64(bytes, 0));
         match self {
             Self::Header(name) => request.headers.get(name).and_then(|v| of(v.as_bytes())),
             Self::Cookie { name, .. } => cookie(request.headers, name).and_then(|v| of(v.as_bytes())),
-            Self::SourceIp => of(source.to_string().as_bytes()),
+            Self::SourceIp => Some(Self::source(source)),
             Self::Query(name) => query_parameter(request.query(), name).and_then(|v| of(v.as_bytes())),
         }
     }

@@ -2,8 +2,10 @@
 
 mod hashing;
 mod levels;
+mod places;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::cluster::PickContext;
-use crate::config::Balance;
+use crate::config::{Balance, ClusterConfig};
 use crate::host::{self, Host};
 
 /// Slots of a weighted round robin at the most, when there are not more hosts than that.
@@ -28,9 +30,16 @@ pub(crate) struct HostSet {
     stale_at: u64,
 }
 
-/// The hosts of one priority that may be picked.
+/// The hosts of one priority that may be picked, in groups that share its traffic by weight.
 #[derive(Debug)]
 struct Level {
+    groups: Vec<(u64, Group)>,
+    total: u64,
+}
+
+/// Hosts among which one is picked.
+#[derive(Debug)]
+struct Group {
     hosts: Vec<Arc<Host>>,
     /// Indexes into `hosts`, each as often as its weight asks, interleaved.
     schedule: Vec<u32>,
@@ -39,7 +48,7 @@ struct Level {
 }
 
 impl HostSet {
-    pub(crate) fn new(all: Vec<Arc<Host>>, balance: Balance, panic_percent: u32) -> Self {
+    pub(crate) fn new(all: Vec<Arc<Host>>, config: &ClusterConfig) -> Self {
         let mut priorities: Vec<u32> = all.iter().map(|h| h.config.priority).collect();
         priorities.sort_unstable();
         priorities.dedup();
@@ -54,14 +63,10 @@ impl HostSet {
                 available: hosts.iter().filter(|h| h.is_available()).count(),
             })
             .collect();
-        let (loads, panic) = levels::spread(&healths, panic_percent);
-        let levels = members.into_iter().zip(panic).map(|(mut hosts, panic)| {
-            if !panic {
-                hosts.retain(|h| h.is_available());
-            }
-            Level::new(hosts, balance)
-        });
-        let stale_at = all.iter().filter_map(|h| h.ejected_until()).min().unwrap_or(u64::MAX);
+        let (loads, panic) = levels::spread(&healths, config.panic_percent);
+        let levels = members.into_iter().zip(panic).map(|(hosts, panic)| Level::new(hosts, panic, config));
+        let back = all.iter().filter_map(|h| h.ejected_until()).min().unwrap_or(u64::MAX);
+        let stale_at = back.min(warm::next(&all, config.slow_start.as_ref()));
         Self { levels: levels.collect(), loads, stale_at, all }
     }
 
@@ -75,10 +80,14 @@ impl HostSet {
     pub(crate) fn pick(&self, balance: Balance, context: &PickContext<'_>) -> Option<&Arc<Host>> {
         let (hash, tried) = (context.hash, context.tried);
         let level = self.other_level(context.priorities).or_else(|| self.level(hash))?;
+        let group = level.group(hash)?;
         if tried.is_empty() {
-            return level.pick(balance, hash, &|_| true);
+            return group.pick(balance, hash, &|_| true);
         }
-        level.pick(balance, hash, &|h| !tried.contains(&h.address)).or_else(|| level.pick(balance, hash, &|_| true))
+        let fresh = |h: &Host| !tried.contains(&h.address);
+        // Envoy draws the place anew for each pick; here another one is taken when this one has nobody left.
+        let other = || level.groups.iter().find_map(|(_, group)| group.pick(balance, hash, &fresh));
+        group.pick(balance, hash, &fresh).or_else(other).or_else(|| group.pick(balance, hash, &|_| true))
     }
 
     /// The first priority that is not to be avoided and has a host that is well.
@@ -87,8 +96,8 @@ impl HostSet {
             return None;
         }
         self.levels.iter().find(|level| {
-            level.hosts.first().is_some_and(|h| !avoid.contains(&h.config.priority))
-                && level.hosts.iter().any(|h| h.is_available())
+            level.hosts().next().is_some_and(|h| !avoid.contains(&h.config.priority))
+                && level.hosts().any(|h| h.is_available())
         })
     }
 
@@ -107,16 +116,65 @@ impl HostSet {
 }
 
 impl Level {
-    fn new(mut hosts: Vec<Arc<Host>>, balance: Balance) -> Self {
+    fn new(hosts: Vec<Arc<Host>>, panic: bool, config: &ClusterConfig) -> Self {
+        let usable = |hosts: &[Arc<Host>]| -> Vec<Arc<Host>> {
+            hosts.iter().filter(|h| panic || h.is_available()).cloned().collect()
+        };
+        let hashes = matches!(config.balance, Balance::RingHash(_) | Balance::Maglev(_));
+        if !config.locality_weighted {
+            let hosts = usable(&hosts);
+            let weights = hosts.iter().map(|h| warm::weight(h, config.slow_start.as_ref())).collect();
+            return Self { groups: vec![(1, Group::new(hosts, weights, config.balance))], total: 1 };
+        }
+        let places = places::split(&hosts);
+        if hashes {
+            // One ring for all places, where each host has its part of its place's share.
+            let (hosts, weights) = places::scaled(&places, panic);
+            return Self { groups: vec![(1, Group::new(hosts, weights, config.balance))], total: 1 };
+        }
+        let groups: Vec<(u64, Group)> = places
+            .iter()
+            .map(|place| {
+                let hosts = usable(place);
+                let weights = hosts.iter().map(|h| warm::weight(h, config.slow_start.as_ref())).collect();
+                (places::share(place, panic), Group::new(hosts, weights, config.balance))
+            })
+            .filter(|(share, group)| *share > 0 && !group.hosts.is_empty())
+            .collect();
+        Self { total: groups.iter().map(|(share, _)| share).sum(), groups }
+    }
+
+    fn group(&self, hash: Option<u64>) -> Option<&Group> {
+        if let [(_, only)] = self.groups.as_slice() {
+            return Some(only);
+        }
+        let mut point = hash.unwrap_or_else(|| fastrand::u64(..)).checked_rem(self.total)?;
+        let chosen = self.groups.iter().find(|(share, _)| {
+            let here = point < *share;
+            point = point.wrapping_sub(if here { 0 } else { *share });
+            here
+        });
+        chosen.map(|(_, group)| group)
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.groups.iter().flat_map(|(_, group)| &group.hosts)
+    }
+}
+
+impl Group {
+    fn new(hosts: Vec<Arc<Host>>, weights: Vec<u64>, balance: Balance) -> Self {
+        let mut both: Vec<(Arc<Host>, u64)> = hosts.into_iter().zip(weights).collect();
         if matches!(balance, Balance::RingHash(_) | Balance::Maglev(_)) {
             // Two proxies that learnt the same hosts in another order must agree.
-            hosts.sort_unstable_by_key(|h| h.address);
+            both.sort_unstable_by_key(|(h, _)| h.address);
         }
+        let (hosts, weights): (Vec<Arc<Host>>, Vec<u64>) = both.into_iter().unzip();
         Self {
-            schedule: schedule(&hosts),
+            schedule: schedule(&weights),
             // Clients that start together must not all begin with the same host.
             next: AtomicUsize::new(fastrand::usize(..1 << 16)),
-            points: hashing::Points::new(&hosts, balance),
+            points: hashing::Points::new(&hosts, &weights, balance),
             hosts,
         }
     }
@@ -159,10 +217,10 @@ impl Level {
 
 /// Earliest deadline first over the weights, so that a heavy host is spread among the light ones. A host of weight `w`
 /// is due for the `k`th time at `(2k + 1) / 2w`.
-fn schedule(hosts: &[Arc<Host>]) -> Vec<u32> {
-    let divisor = hosts.iter().map(|h| weight(h)).fold(0, gcd).max(1);
-    let weights: Vec<u64> = hosts.iter().map(|h| weight(h) / divisor).collect();
-    let limit = MAX_SCHEDULE.max(hosts.len() as u64 * 4);
+fn schedule(weights: &[u64]) -> Vec<u32> {
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    let limit = MAX_SCHEDULE.max(weights.len() as u64 * 4);
+    let weights: Vec<u64> = weights.iter().map(|w| (w / divisor).max(1)).collect();
     let length = weights.iter().sum::<u64>().min(limit);
     let due = |k: u64, weight: u64| (u128::from(2 * k + 1) << 64) / u128::from(2 * weight);
     let mut heap: BinaryHeap<_> = (0_u32..).zip(&weights).map(|(i, w)| Reverse((due(0, *w), i, 0_u64, *w))).collect();

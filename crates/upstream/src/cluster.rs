@@ -93,7 +93,7 @@ impl Cluster {
     pub(crate) fn new(config: ClusterConfig, former: Option<&Self>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let hosts = former.map(|f| f.hosts.load().all.clone()).unwrap_or_default();
-        let set = HostSet::new(hosts, config.balance, config.panic_percent);
+        let set = HostSet::new(hosts, &config);
         let cluster = Self {
             id: NEXT.fetch_add(1, Relaxed),
             stats: former.map(|f| f.stats.clone()).unwrap_or_default(),
@@ -142,7 +142,7 @@ impl Cluster {
     }
 
     fn store(&self, hosts: Vec<Arc<Host>>) {
-        self.hosts.store(Arc::new(HostSet::new(hosts, self.config.balance, self.config.panic_percent)));
+        self.hosts.store(Arc::new(HostSet::new(hosts, &self.config)));
     }
 
     /// All hosts.
@@ -215,7 +215,15 @@ impl Cluster {
 
     /// A place for a retry in flight.
     pub fn retry_permit(&self) -> Option<Permit> {
-        self.permit(|s| &s.rq_retry_active, self.config.thresholds.retries, |s| &s.rq_retry_overflow)
+        let limit = match &self.config.thresholds.retry_budget {
+            Some(budget) => {
+                let active = self.stats.rq_active.load(Relaxed) + self.stats.rq_pending_active.load(Relaxed);
+                let share = u128::from(active) * u128::from(budget.per_million) / 1_000_000;
+                u32::try_from(share).unwrap_or(u32::MAX - 1).max(budget.least)
+            }
+            None => self.config.thresholds.retries,
+        };
+        self.permit(|s| &s.rq_retry_active, limit, |s| &s.rq_retry_overflow)
     }
 
     /// A place for a connection.
@@ -252,7 +260,7 @@ impl Cluster {
                 let host_class = if status >= 500 { &host.stats.rq_error } else { &host.stats.rq_success };
                 host_class.fetch_add(1, Relaxed);
             }
-            Outcome::LocalFailure => {
+            Outcome::LocalFailure | Outcome::Broken => {
                 host.stats.rq_error.fetch_add(1, Relaxed);
             }
             Outcome::Timeout => {

@@ -17,6 +17,10 @@ pub struct ClusterConfig {
     pub balance: Balance,
     /// Limit of one connection attempt, TLS included.
     pub connect_timeout: Duration,
+    /// How a new host's share grows.
+    pub slow_start: Option<SlowStart>,
+    /// Places share the traffic of a priority by their own weights.
+    pub locality_weighted: bool,
     /// Circuit breakers.
     pub thresholds: Thresholds,
     /// When a host is put aside.
@@ -27,6 +31,12 @@ pub struct ClusterConfig {
     pub protocol: Protocol,
     /// How long an unused connection is kept.
     pub idle_timeout: Option<Duration>,
+    /// The longest life of an HTTP connection; then it serves no new request.
+    pub max_connection_duration: Option<Duration>,
+    /// HTTP/2 pings on silent connections: between two, and until an answer must be there.
+    pub http2_keepalive: Option<(Duration, Duration)>,
+    /// Who connects is told in front of all bytes (the PROXY protocol).
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Requests after which a connection is closed; 0 is no limit.
     pub max_requests_per_connection: u32,
     /// Streams on one HTTP/2 connection.
@@ -52,12 +62,17 @@ impl ClusterConfig {
             name: name.into(),
             discovery,
             balance: Balance::RoundRobin,
+            slow_start: None,
+            locality_weighted: false,
             connect_timeout: Duration::from_secs(5),
             thresholds: Thresholds::default(),
             outlier: None,
             panic_percent: 50,
             protocol: Protocol::Http1,
             idle_timeout: None,
+            max_connection_duration: None,
+            http2_keepalive: None,
+            proxy_protocol: None,
             max_requests_per_connection: 0,
             max_concurrent_streams: 1024,
             preserve_case: false,
@@ -112,6 +127,10 @@ pub struct HostConfig {
     pub weight: u32,
     /// 0 is used first.
     pub priority: u32,
+    /// Where it is, as `region/zone/subzone`.
+    pub locality: Option<Arc<str>>,
+    /// The share of its place.
+    pub locality_weight: u32,
     /// Whether discovery says that it is well.
     pub healthy: bool,
     /// `envoy.transport_socket_match` metadata.
@@ -123,7 +142,16 @@ pub struct HostConfig {
 impl HostConfig {
     /// A well host of weight 1 and the first priority.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, weight: 1, priority: 0, healthy: true, transport: Vec::new(), workload: None }
+        Self {
+            address,
+            weight: 1,
+            priority: 0,
+            locality: None,
+            locality_weight: 1,
+            healthy: true,
+            transport: Vec::new(),
+            workload: None,
+        }
     }
 }
 
@@ -142,6 +170,26 @@ pub enum Balance {
     Maglev(u32),
     /// The address the client dialled.
     Original,
+}
+
+/// How a new host's share grows (Envoy's `SlowStartConfig`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlowStart {
+    /// Until the share is whole.
+    pub window: Duration,
+    /// 1: the share grows evenly; more: faster at the beginning.
+    pub aggression: f64,
+    /// The least part of a share, from 0 to 1.
+    pub least: f64,
+}
+
+/// Versions of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// HTTP version spoken upstream.
@@ -166,12 +214,23 @@ pub struct Thresholds {
     pub requests: u32,
     /// Retries in flight.
     pub retries: u32,
+    /// Retries in flight as a part of the requests; takes the place of `retries`.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// How many retries may be in flight (Envoy's `RetryBudget`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of a million requests that are in flight or waiting.
+    pub per_million: u32,
+    /// So many always may.
+    pub least: u32,
 }
 
 impl Default for Thresholds {
     /// Envoy's defaults.
     fn default() -> Self {
-        Self { connections: 1024, pending: 1024, requests: 1024, retries: 3 }
+        Self { connections: 1024, pending: 1024, requests: 1024, retries: 3, retry_budget: None }
     }
 }
 

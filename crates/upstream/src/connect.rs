@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -17,6 +17,7 @@ use crate::cluster::{Cluster, Permit};
 use crate::config::Security;
 use crate::error::Cause;
 use crate::host::Host;
+use crate::proxied::{self, Proxied};
 
 /// A byte stream to a host.
 #[derive(Debug)]
@@ -105,9 +106,14 @@ pub enum Alpn {
 ///
 /// # Errors
 /// Refused, unreachable, too slow, TLS not agreed, or too many connections.
-pub async fn connect(cluster: &Cluster, host: &Host, alpn: Alpn) -> Result<Connected, Cause> {
+pub async fn connect(
+    cluster: &Cluster,
+    host: &Host,
+    alpn: Alpn,
+    proxied: Option<&Proxied>,
+) -> Result<Connected, Cause> {
     let permit = cluster.connection_permit().ok_or(Cause::Overflow)?;
-    connect_with(cluster, host, alpn, permit).await
+    connect_with(cluster, host, alpn, proxied, permit).await
 }
 
 /// The same, with a place among the connections already taken.
@@ -115,11 +121,12 @@ pub(crate) async fn connect_with(
     cluster: &Cluster,
     host: &Host,
     alpn: Alpn,
+    proxied: Option<&Proxied>,
     permit: Permit,
 ) -> Result<Connected, Cause> {
     cluster.stats.cx_total.fetch_add(1, Relaxed);
     host.stats.cx_total.fetch_add(1, Relaxed);
-    let attempt = timeout(cluster.config.connect_timeout, open(cluster, host, alpn)).await;
+    let attempt = timeout(cluster.config.connect_timeout, open(cluster, host, alpn, proxied)).await;
     let result = attempt.unwrap_or_else(|_| {
         cluster.stats.cx_connect_timeout.fetch_add(1, Relaxed);
         Err(Cause::ConnectTimeout)
@@ -136,16 +143,19 @@ pub(crate) async fn connect_with(
 
 type Opened = (Transport, Option<SocketAddr>, Option<Arc<str>>);
 
-async fn open(cluster: &Cluster, host: &Host, alpn: Alpn) -> Result<Opened, Cause> {
+async fn open(cluster: &Cluster, host: &Host, alpn: Alpn, proxied: Option<&Proxied>) -> Result<Opened, Cause> {
     let failed = |e: io::Error| Cause::Connect(e.to_string());
     let socket = net::connect_socket(cluster.config.bind, None, host.address.is_ipv6()).map_err(failed)?;
     let std: std::net::TcpStream = socket.into();
-    let tcp = tokio::net::TcpSocket::from_std_stream(std).connect(host.address).await.map_err(failed)?;
+    let mut tcp = tokio::net::TcpSocket::from_std_stream(std).connect(host.address).await.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
     if let Some(keepalive) = &cluster.config.keepalive {
         net::set_keepalive(&tcp, keepalive.time, keepalive.interval, keepalive.probes).map_err(failed)?;
     }
     let local = tcp.local_addr().ok();
+    if let Some(version) = cluster.config.proxy_protocol {
+        tcp.write_all(&proxied::header(version, proxied)).await.map_err(failed)?;
+    }
     let Security::Tls(tls) = cluster.security(host) else {
         return Ok((Transport::Plain(tcp), local, None));
     };

@@ -36,8 +36,10 @@ pub struct HostStats {
 pub enum Outcome {
     /// An answer.
     Status(u16),
-    /// No connection, or it broke.
+    /// No connection.
     LocalFailure,
+    /// A connection came about, and broke before an answer.
+    Broken,
     /// No answer in time.
     Timeout,
 }
@@ -59,14 +61,29 @@ pub struct Host {
 }
 
 /// What outlives an update.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
+    /// When the host was first named, on [`now`]'s clock.
+    since: AtomicU64,
     consecutive_5xx: AtomicU32,
     consecutive_gateway: AtomicU32,
     consecutive_local: AtomicU32,
     ejections: AtomicU32,
     /// Milliseconds on [`now`]'s clock; 0: not aside.
     ejected_until: AtomicU64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            since: AtomicU64::new(now()),
+            consecutive_5xx: AtomicU32::default(),
+            consecutive_gateway: AtomicU32::default(),
+            consecutive_local: AtomicU32::default(),
+            ejections: AtomicU32::default(),
+            ejected_until: AtomicU64::default(),
+        }
+    }
 }
 
 impl Host {
@@ -94,6 +111,11 @@ impl Host {
 
     pub(crate) fn remove(&self) {
         self.removed.store(true, Relaxed);
+    }
+
+    /// When it was first named, on [`now`]'s clock.
+    pub(crate) fn since(&self) -> u64 {
+        self.memory.since.load(Relaxed)
     }
 
     /// Whether it is aside by outlier detection.
@@ -138,10 +160,13 @@ impl Host {
                 clear(&memory.consecutive_local);
                 false
             }
-            Outcome::LocalFailure | Outcome::Timeout if rules.split_local => {
+            Outcome::LocalFailure if rules.split_local => reaches(&memory.consecutive_local, rules.consecutive_local),
+            // With Envoy the connection that came about ends the row of failures; what follows begins a new one.
+            Outcome::Broken | Outcome::Timeout if rules.split_local => {
+                clear(&memory.consecutive_local);
                 reaches(&memory.consecutive_local, rules.consecutive_local)
             }
-            Outcome::LocalFailure | Outcome::Timeout => {
+            Outcome::LocalFailure | Outcome::Broken | Outcome::Timeout => {
                 let gateway = reaches(&memory.consecutive_gateway, rules.consecutive_gateway);
                 reaches(&memory.consecutive_5xx, rules.consecutive_5xx) || gateway
             }

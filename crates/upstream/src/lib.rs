@@ -15,14 +15,15 @@ mod error;
 mod host;
 mod messages;
 mod pool;
+mod proxied;
 mod registry;
 mod stats;
 
 pub use body::{Body, BodyError, Recording, UpstreamBody};
 pub use cluster::{Cluster, ClusterSlot, Permit, PickContext, PickError};
 pub use config::{
-    Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Keepalive, Outlier, Protocol, Security, Service,
-    Thresholds, Tls, TransportMatch,
+    Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Keepalive, Outlier, Protocol, ProxyVersion, RetryBudget,
+    Security, Service, SlowStart, Thresholds, Tls, TransportMatch,
 };
 pub use connect::{Alpn, Connected, Transport, connect};
 pub use copies::CopyOut;
@@ -30,5 +31,6 @@ pub use error::{Cause, SendError, is_stream_reset};
 pub use host::{Host, HostStats, Outcome};
 pub use messages::Messages;
 pub use pool::{Answer, HttpPools, Lease, SendOptions, Version};
+pub use proxied::Proxied;
 pub use registry::Registry;
 pub use stats::ClusterStats;

@@ -18,6 +18,7 @@ use crate::cluster::Cluster;
 use crate::connect::Alpn;
 use crate::error::{Cause, SendError};
 use crate::host::Host;
+use crate::proxied::Proxied;
 use host_pool::HostPool;
 pub use lease::Lease;
 
@@ -37,6 +38,8 @@ pub struct SendOptions {
     pub version: Version,
     /// Offer the mesh's ALPN inside TLS (the `istio.alpn` filter is configured).
     pub mesh_alpn: bool,
+    /// Who is served, where the cluster tells its servers; those connections serve nobody else.
+    pub proxied: Option<Proxied>,
 }
 
 impl SendOptions {
@@ -50,7 +53,7 @@ impl SendOptions {
 }
 
 /// Cluster, host, and how they are spoken to.
-type Key = (u64, u64, Version, Alpn);
+type Key = (u64, u64, Version, Alpn, Option<Proxied>);
 
 /// The pools of one worker; cheap to clone within it.
 #[derive(Clone, Debug, Default)]
@@ -96,9 +99,10 @@ impl HttpPools {
     }
 
     fn pool(&self, cluster: &Arc<Cluster>, host: &Arc<Host>, options: SendOptions) -> Rc<HostPool> {
-        let key = (cluster.id, host.id, options.version, options.alpn());
+        let proxied = options.proxied.filter(|_| cluster.config.proxy_protocol.is_some());
+        let key = (cluster.id, host.id, options.version, options.alpn(), proxied);
         let mut pools = self.0.borrow_mut();
-        let make = || Rc::new(HostPool::new(cluster.clone(), host.clone(), options.version, options.alpn()));
+        let make = || Rc::new(HostPool::new(cluster.clone(), host.clone(), options.version, options.alpn(), proxied));
         pools.entry(key).or_insert_with(make).clone()
     }
 

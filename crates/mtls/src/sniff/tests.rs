@@ -5,6 +5,7 @@ fn hello_bytes() -> Vec<u8> {
         cert: None,
         roots: None,
         sans: Vec::new(),
+        revoked: Vec::new(),
         sni: Some("outbound_.80_._.A.example".to_owned()),
         alpn: vec![b"istio".to_vec(), b"h2".to_vec()],
     };

@@ -1,7 +1,7 @@
 //! A DestinationRule's traffic policy as fields of a cluster.
 
 use istio_api::networking::{
-    ClientTlsSettings, ConnectionPool, HttpSettings, LoadBalancerSettings, OutlierDetection, TrafficPolicy,
+    ClientTlsSettings, ConnectionPool, HttpSettings, OutlierDetection, ProxyProtocol, RetryBudget, TrafficPolicy,
 };
 use mesh::MergedDestinationRule;
 use serde_json::{Value, json};
@@ -12,32 +12,35 @@ use crate::tls::FileTls;
 /// Without a limit.
 const UNLIMITED: u32 = u32::MAX;
 
-/// The policy of a subset and port: the subset's over the rule's, and of each the port's over the general one, field by
-/// field; a port-level policy replaces what stands above it whole, as Istio does.
+/// The policy of a subset and port. A subset's fields take the place of the rule's one by one; what is set for a port
+/// takes the place of the four groups of fields whole, as Istio does.
 pub(super) fn effective(rule: &MergedDestinationRule, subset: &str, port: u16) -> TrafficPolicy {
-    let general = rule.traffic_policy.clone().unwrap_or_default();
-    let mut out = at_port(&general, port);
-    if let Some(own) = rule.subsets.iter().find(|s| s.name == subset).and_then(|s| s.traffic_policy.as_ref()) {
-        let own = at_port(own, port);
-        out.connection_pool = own.connection_pool.or(out.connection_pool);
-        out.load_balancer = own.load_balancer.or(out.load_balancer);
-        out.outlier_detection = own.outlier_detection.or(out.outlier_detection);
-        out.tls = own.tls.or(out.tls);
-    }
-    out
+    let mut out = rule.traffic_policy.as_ref().map(|general| at_port(general, port)).unwrap_or_default();
+    let own = rule.subsets.iter().find(|s| s.name == subset).and_then(|s| s.traffic_policy.as_ref());
+    let Some(own) = own else { return out };
+    out.connection_pool = own.connection_pool.clone().or(out.connection_pool);
+    out.load_balancer = own.load_balancer.clone().or(out.load_balancer);
+    out.outlier_detection = own.outlier_detection.clone().or(out.outlier_detection);
+    out.tls = own.tls.clone().or(out.tls);
+    out.tunnel = own.tunnel.clone().or(out.tunnel);
+    out.proxy_protocol = own.proxy_protocol.clone().or(out.proxy_protocol);
+    out.retry_budget = own.retry_budget.clone().or(out.retry_budget);
+    out.port_level_settings.clone_from(&own.port_level_settings);
+    at_port(&out, port)
 }
 
 fn at_port(policy: &TrafficPolicy, port: u16) -> TrafficPolicy {
     let wanted =
         |p: &&istio_api::networking::PortTrafficPolicy| p.port.as_ref().is_some_and(|s| s.number == u32::from(port));
     match policy.port_level_settings.iter().find(wanted) {
-        None => policy.clone(),
+        None => TrafficPolicy { port_level_settings: Vec::new(), ..policy.clone() },
         Some(own) => TrafficPolicy {
             connection_pool: own.connection_pool.clone(),
             load_balancer: own.load_balancer.clone(),
             outlier_detection: own.outlier_detection.clone(),
             tls: own.tls.clone(),
-            ..TrafficPolicy::default()
+            port_level_settings: Vec::new(),
+            ..policy.clone()
         },
     }
 }
@@ -60,17 +63,96 @@ pub(super) fn circuit_breakers(pool: Option<&ConnectionPool>) -> Value {
     }]})
 }
 
+/// Retries as a share of the requests; they take the place of `maxRetries`. Defaults are Istio's.
+pub(super) fn retry_budget(budget: Option<&RetryBudget>, out: &mut Value) {
+    let (Some(budget), Some(limits)) = (budget, out.pointer_mut("/circuitBreakers/thresholds/0")) else { return };
+    limits["retryBudget"] = json!({
+        "budgetPercent": {"value": budget.percent.unwrap_or(20.0)},
+        "minRetryConcurrency": budget.min_retry_concurrency.unwrap_or(3)
+    });
+}
+
+/// The HTTP options that TCP settings bring.
+pub(super) fn common_options(pool: Option<&ConnectionPool>) -> Option<Value> {
+    let mut out = http_options(pool.and_then(|pool| pool.http.as_ref()));
+    if let Some(life) = pool.and_then(|pool| pool.tcp.as_ref()).and_then(|tcp| tcp.max_connection_duration.as_ref()) {
+        out.get_or_insert_with(|| json!({}))["maxConnectionDuration"] = duration(life);
+    }
+    out
+}
+
+/// Streams and pings of HTTP/2, wherever it may be spoken.
+pub(super) fn http2(http: Option<&HttpSettings>, options: &mut Value) {
+    let Some(http) = http else { return };
+    for place in ["explicitHttpConfig", "useDownstreamProtocolConfig"] {
+        let Some(h2) = options.pointer_mut(&format!("/{place}/http2ProtocolOptions")) else { continue };
+        if let Some(streams) = http.max_concurrent_streams.filter(|streams| *streams > 0) {
+            h2["maxConcurrentStreams"] = json!(streams);
+        }
+        if let Some(alive) = &http.http2_keep_alive {
+            let mut ping = json!({});
+            if let Some(interval) = &alive.interval {
+                ping["interval"] = duration(interval);
+            }
+            ping["timeout"] = duration(&alive.timeout.unwrap_or(std::time::Duration::from_secs(20)));
+            h2["connectionKeepalive"] = ping;
+        }
+    }
+}
+
+/// Servers are told in front of all bytes who connects.
+pub(super) fn proxy_protocol(of: Option<&ProxyProtocol>, out: &mut Value) {
+    let Some(of) = of else { return };
+    let version = of.version.as_deref().unwrap_or("V1");
+    let wrap = |inner: Value| {
+        json!({
+            "name": "envoy.transport_sockets.upstream_proxy_protocol",
+            "typedConfig": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+                "config": {"version": version},
+                "transportSocket": inner
+            }
+        })
+    };
+    if let Some(matches) = out.get_mut("transportSocketMatches").and_then(Value::as_array_mut) {
+        for one in matches {
+            one["transportSocket"] = wrap(one["transportSocket"].take());
+        }
+        return;
+    }
+    let inner = out.get_mut("transportSocket").map_or_else(crate::tls::raw_buffer, Value::take);
+    out["transportSocket"] = wrap(inner);
+}
+
+/// What a rule says of connections that carry bytes, as fields of `tcp_proxy`.
+pub(super) fn tcp_proxy(traffic: &TrafficPolicy) -> Vec<(&'static str, Value)> {
+    let mut out = Vec::new();
+    let tcp = traffic.connection_pool.as_ref().and_then(|pool| pool.tcp.as_ref());
+    if let Some(idle) = tcp.and_then(|tcp| tcp.idle_timeout.as_ref()) {
+        out.push(("idleTimeout", duration(idle)));
+    }
+    if let Some(life) = tcp.and_then(|tcp| tcp.max_connection_duration.as_ref()) {
+        out.push(("maxDownstreamConnectionDuration", duration(life)));
+    }
+    let hash = traffic.load_balancer.as_ref().and_then(|lb| lb.consistent_hash.as_ref());
+    if hash.is_some_and(|hash| hash.use_source_ip == Some(true)) {
+        out.push(("hashPolicy", json!([{"sourceIp": {}}])));
+    }
+    if let Some(tunnel) = &traffic.tunnel {
+        let host = &tunnel.target_host;
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let mut config = json!({"hostname": format!("{host}:{}", tunnel.target_port)});
+        if tunnel.protocol == "POST" {
+            config["usePost"] = json!(true);
+        }
+        out.push(("tunnelingConfig", config));
+    }
+    out
+}
+
 /// The connect timeout, when the rule has one.
 pub(super) fn connect_timeout(policy: &TrafficPolicy) -> Option<Value> {
     policy.connection_pool.as_ref()?.tcp.as_ref()?.connect_timeout.as_ref().map(duration)
-}
-
-/// Panic routing is off unless asked for.
-pub(super) fn common_lb(outlier: Option<&OutlierDetection>) -> Value {
-    match outlier.and_then(|o| o.min_health_percent).filter(|percent| *percent > 0) {
-        Some(percent) => json!({"healthyPanicThreshold": {"value": percent}}),
-        None => json!({"healthyPanicThreshold": {}}),
-    }
 }
 
 /// Keep-alive and connection lifetime.
@@ -100,53 +182,6 @@ pub(super) fn http_options(http: Option<&HttpSettings>) -> Option<Value> {
         out["maxRequestsPerConnection"] = json!(requests);
     }
     out.as_object().is_some_and(|map| !map.is_empty()).then_some(out)
-}
-
-/// The load balancer.
-pub(super) fn balance(settings: Option<&LoadBalancerSettings>, original_destination: bool, out: &mut Value) {
-    out["lbPolicy"] = json!(if original_destination { "CLUSTER_PROVIDED" } else { "LEAST_REQUEST" });
-    if original_destination {
-        return;
-    }
-    let Some(settings) = settings else { return };
-    match settings.simple.as_deref() {
-        Some("ROUND_ROBIN") => out["lbPolicy"] = json!("ROUND_ROBIN"),
-        Some("RANDOM") => out["lbPolicy"] = json!("RANDOM"),
-        _ => {}
-    }
-    let Some(hash) = &settings.consistent_hash else { return };
-    if let Some(maglev) = &hash.maglev {
-        out["lbPolicy"] = json!("MAGLEV");
-        if let Some(size) = maglev.table_size {
-            out["maglevLbConfig"] = json!({"tableSize": size});
-        }
-        return;
-    }
-    out["lbPolicy"] = json!("RING_HASH");
-    let asked = hash.ring_hash.as_ref().and_then(|ring| ring.minimum_ring_size).or(hash.minimum_ring_size);
-    out["ringHashLbConfig"] = json!({"minimumRingSize": asked.filter(|size| *size > 0).unwrap_or(1024)});
-}
-
-/// The hash policy that goes with consistent hashing.
-pub(super) fn hash(settings: &LoadBalancerSettings) -> Option<Value> {
-    let by = settings.consistent_hash.as_ref()?;
-    if let Some(name) = &by.http_header_name {
-        return Some(json!({"header": {"headerName": name}}));
-    }
-    if let Some(cookie) = &by.http_cookie {
-        let mut out = json!({"name": cookie.name});
-        if let Some(ttl) = &cookie.ttl {
-            out["ttl"] = duration(ttl);
-        }
-        if !cookie.path.is_empty() {
-            out["path"] = json!(cookie.path);
-        }
-        return Some(json!({"cookie": out}));
-    }
-    if by.use_source_ip == Some(true) {
-        return Some(json!({"connectionProperties": {"sourceIp": true}}));
-    }
-    by.http_query_parameter_name.as_ref().map(|name| json!({"queryParameter": {"name": name}}))
 }
 
 /// Outlier detection; only what the user gave, for Envoy has Istio's defaults.
@@ -187,6 +222,7 @@ pub(super) fn tls(settings: &ClientTlsSettings, host: &str, h2: bool) -> Value {
     FileTls {
         client,
         roots: Some(settings.ca_certificates.as_str()).filter(|path| !path.is_empty()),
+        revoked: Some(settings.ca_crl.as_str()).filter(|path| !path.is_empty()),
         sans: &settings.subject_alt_names,
         sni: if settings.sni.is_empty() { host } else { &settings.sni },
         insecure: settings.insecure_skip_verify == Some(true),

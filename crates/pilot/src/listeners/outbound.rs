@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use istio_api::Object;
-use istio_api::networking::{Destination, VirtualService};
 use mesh::{Service, ServicePort, Snapshot};
 use serde_json::{Value, json};
 
 use super::{listener_filter, socket_address};
 use crate::http::{self, Manager, Routes};
 use crate::scope::{self, Traffic};
-use crate::{Proxy, access_log, names, routes};
+use crate::{Proxy, access_log, clusters, names};
 
 /// Every listener but `virtualOutbound`, in order of name.
 pub(super) fn listeners(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Value> {
@@ -101,10 +99,14 @@ fn unknown(snapshot: &Snapshot) -> String {
     if scope::allow_any(snapshot) { names::PASSTHROUGH } else { names::BLACK_HOLE }.to_owned()
 }
 
-fn tcp(proxy: &Proxy, cluster: &str, snapshot: &Snapshot) -> Vec<Value> {
+pub(super) fn tcp(proxy: &Proxy, cluster: &str, snapshot: &Snapshot) -> Vec<Value> {
     let log = access_log::of_mesh(snapshot.mesh_config());
     let stats = proxy.has("istio.stats").then(|| http::stats(false));
-    stats.into_iter().chain([http::tcp_proxy(cluster, log)]).collect()
+    let mut filter = http::tcp_proxy(cluster, log);
+    for (field, value) in clusters::tcp_settings(snapshot, proxy, cluster) {
+        filter["typedConfig"][field] = value;
+    }
+    stats.into_iter().chain([filter]).collect()
 }
 
 /// The listener of one service address.
@@ -128,80 +130,13 @@ fn own(
         });
         return out;
     }
-    let (chains, by_name) = tcp_chains(snapshot, proxy, service, port);
+    let user = snapshot.virtual_service_for(&service.host, &proxy.namespace);
+    let (chains, by_name) = super::chains::chains(snapshot, proxy, service, port, user.as_deref());
     out["filterChains"] = json!(chains);
     if by_name {
         out["listenerFilters"] = json!([listener_filter("tls_inspector", "TlsInspector")]);
     }
     out
-}
-
-/// The chains of a TCP port: those of a VirtualService's `tls` and `tcp` routes, then the service itself. The flag: the
-/// server name decides.
-fn tcp_chains(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: &ServicePort) -> (Vec<Value>, bool) {
-    let mut chains = Vec::new();
-    let mut by_name = false;
-    let user = snapshot.virtual_service_for(&service.host, &proxy.namespace);
-    let mut closed = false;
-    if let Some(object) = &user {
-        for route in &object.spec.tls {
-            for wanted in route.r#match.iter().filter(|wanted| wanted.port.is_none_or(|p| p == u32::from(port.port))) {
-                by_name = true;
-                let to = route.route.iter().map(|to| (&to.destination, to.weight)).collect::<Vec<_>>();
-                let mut chain = chain(user_tcp(snapshot, proxy, object, &to, port.port));
-                chain["filterChainMatch"] = json!({"serverNames": wanted.sni_hosts});
-                chains.push(chain);
-            }
-        }
-        let applies = |route: &&istio_api::networking::TcpRoute| {
-            route.r#match.is_empty()
-                || route.r#match.iter().any(|wanted| wanted.port.is_none_or(|p| p == u32::from(port.port)))
-        };
-        if let Some(route) = object.spec.tcp.iter().find(applies) {
-            let to = route.route.iter().map(|to| (&to.destination, to.weight)).collect::<Vec<_>>();
-            chains.push(chain(user_tcp(snapshot, proxy, object, &to, port.port)));
-            closed = true;
-        }
-    }
-    if !closed {
-        let cluster = names::outbound_cluster(port.port, "", &service.host);
-        chains.push(chain(tcp(proxy, &cluster, snapshot)));
-    }
-    (chains, by_name)
-}
-
-fn chain(filters: Vec<Value>) -> Value {
-    json!({"filters": filters, "transportSocketConnectTimeout": "15s"})
-}
-
-fn user_tcp(
-    snapshot: &Snapshot,
-    proxy: &Proxy,
-    object: &Object<VirtualService>,
-    to: &[(&Destination, i32)],
-    port: u16,
-) -> Vec<Value> {
-    let clusters: Vec<(String, i32)> = to
-        .iter()
-        .filter(|(_, weight)| to.len() == 1 || *weight > 0)
-        .map(|(destination, weight)| {
-            let (host, port) = routes::resolve(snapshot, proxy, object, destination, port);
-            (names::outbound_cluster(port, &destination.subset, &host), *weight)
-        })
-        .collect();
-    match clusters.as_slice() {
-        [(one, _)] => tcp(proxy, one, snapshot),
-        many => {
-            let mut filters = tcp(proxy, &format!("{}.{}", object.metadata.name, object.metadata.namespace), snapshot);
-            if let Some(config) = filters.last_mut().and_then(|filter| filter["typedConfig"].as_object_mut()) {
-                config.shift_remove("cluster");
-                let weighted: Vec<Value> =
-                    many.iter().map(|(name, weight)| json!({"name": name, "weight": weight})).collect();
-                config.insert("weightedClusters".to_owned(), json!({"clusters": weighted}));
-            }
-            filters
-        }
-    }
 }
 
 /// `virtualOutbound`: every captured connection arrives here, and stays when no other listener wants it.

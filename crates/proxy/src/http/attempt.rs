@@ -249,7 +249,11 @@ async fn one(attempts: &Attempts<'_>, exchange: &mut Exchange, host: &Arc<Host>,
     cluster.stats.rq_total.fetch_add(1, Relaxed);
     host.stats.rq_total.fetch_add(1, Relaxed);
     let _active = Active::new(host);
-    let options = SendOptions { version: attempts.version, mesh_alpn: attempts.manager.mesh_alpn };
+    let options = SendOptions {
+        version: attempts.version,
+        mesh_alpn: attempts.manager.mesh_alpn,
+        proxied: Some(attempts.connection.about.proxied()),
+    };
     let started = Instant::now();
     let sending = attempts.connection.worker.pools.send(cluster, host, request, options);
     let per_try = attempts.policy.and_then(|p| p.per_try_timeout).map(|t| started + t);
@@ -289,7 +293,8 @@ fn judge(cluster: &Cluster, host: &Host, ended: &Ended) -> Option<TryEnd> {
         }
         Ended::Error(SendError { cause: Cause::Overflow, .. }) => None,
         Ended::Error(error) => {
-            cluster.report(host, Outcome::LocalFailure);
+            let outcome = if error.cause.is_connect() { Outcome::LocalFailure } else { Outcome::Broken };
+            cluster.report(host, outcome);
             Some(match &error.cause {
                 cause if cause.is_connect() => TryEnd::ConnectFailure,
                 Cause::Refused => TryEnd::RefusedStream,

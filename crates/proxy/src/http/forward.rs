@@ -146,11 +146,11 @@ fn hash<B>(
         if let Some(value) = policy.hash(&view, connection.about.source.ip()) {
             return Hashed { value: Some(value), cookie: None };
         }
-        if let HashPolicy::Cookie { name, ttl: Some(ttl), path } = policy {
+        if let HashPolicy::Cookie { name, ttl: Some(ttl), path, attributes } = policy {
             let id = format!("{:016x}", fastrand::u64(..));
             let age = if ttl.is_zero() { String::new() } else { format!("; Max-Age={}", ttl.as_secs()) };
             let path = if path.is_empty() { String::new() } else { format!("; Path={path}") };
-            let cookie = HeaderValue::from_str(&format!("{name}=\"{id}\"{age}{path}; HttpOnly")).ok();
+            let cookie = HeaderValue::from_str(&format!("{name}=\"{id}\"{age}{path}{attributes}; HttpOnly")).ok();
             let value = HeaderMap::from_iter(
                 [(header::COOKIE, HeaderValue::from_str(&format!("{name}=\"{id}\"")).ok())]
                     .into_iter()
@@ -290,7 +290,7 @@ async fn tunnel(
         }
     };
     exchange.host = Some(host.clone());
-    match upstream::connect(cluster, &host, Alpn::Configured).await {
+    match upstream::connect(cluster, &host, Alpn::Configured, Some(&connection.about.proxied())).await {
         Ok(connected) => {
             exchange.status = StatusCode::OK.as_u16();
             exchange.details = Some("via_upstream".into());

@@ -4,11 +4,17 @@
 //!
 //! With `MELTEMI_TRAFFIC_PROXY=envoy` the very same resources go to a stock Envoy instead (`MELTEMI_ENVOY` names the
 //! binary): a case that passes with one and fails with the other is a bug of the translation or of the data plane.
-#![allow(dead_code, reason = "servers and ways in for the cases of fields that come next")]
 
+mod destination;
 mod envoy;
+mod locality;
 mod matching;
+mod outlier;
+mod pool;
 mod retry;
 mod route;
 mod server;
+mod stream;
+mod table;
+mod tls;
 mod world;

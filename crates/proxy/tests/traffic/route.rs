@@ -236,6 +236,13 @@ async fn cross_origin_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn old_cross_origin_lists() {
+    let (world, ..) = web(&format!("- corsPolicy: {{allowOrigin: [\"https://a.example\"]}}\n  {TO_WEB}")).await;
+    let answer = world.send(get("web", "/").header("origin", "https://a.example")).await;
+    assert_eq!(answer.header("access-control-allow-origin"), "https://a.example");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn bodies_survive() {
     let (world, ..) = web(&format!("- {TO_WEB}")).await;
     let answer = world.send_body(post("web", "/"), "hello").await;

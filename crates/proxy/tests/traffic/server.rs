@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,8 +39,6 @@ pub struct Seen {
     pub headers: HashMap<String, String>,
     pub body: String,
     pub http2: bool,
-    /// Number of the connection, from 0.
-    pub connection: usize,
 }
 
 type Behaviour = Box<dyn FnMut(&Seen) -> Act + Send>;
@@ -51,8 +49,11 @@ pub struct State {
     pub seen: Mutex<Vec<Seen>>,
     pub connections: AtomicUsize,
     pub open: AtomicUsize,
+    /// Requests that have arrived, answered or not.
+    pub arrived: AtomicUsize,
+    /// Server names that TLS clients asked for.
+    pub names: Mutex<Vec<String>>,
     act: Mutex<Behaviour>,
-    closed: AtomicBool,
 }
 
 /// A server on an address of its own.
@@ -73,9 +74,6 @@ impl Server {
         tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                if state.closed.load(SeqCst) {
-                    continue;
-                }
                 tokio::spawn(serve(state.clone(), stream));
             }
         });
@@ -118,8 +116,9 @@ impl Server {
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            arrived: AtomicUsize::new(0),
+            names: Mutex::default(),
             act: Mutex::new(Box::new(act)),
-            closed: AtomicBool::new(false),
         }))
     }
 
@@ -142,12 +141,6 @@ impl Server {
     pub fn change(&self, act: impl FnMut(&Seen) -> Act + Send + 'static) {
         *self.0.act.lock() = Box::new(act);
     }
-
-    /// Cuts every new connection, and each one at its next request.
-    pub fn close(&self) {
-        self.0.closed.store(true, SeqCst);
-        self.change(|_| Act::Break);
-    }
 }
 
 /// A socket on a loopback address that no other server of this process has.
@@ -158,14 +151,14 @@ pub async fn listen() -> TcpListener {
 }
 
 async fn serve(state: Arc<State>, stream: TcpStream) {
-    let connection = state.connections.fetch_add(1, SeqCst);
+    state.connections.fetch_add(1, SeqCst);
     state.open.fetch_add(1, SeqCst);
-    serve_on(state.clone(), stream, connection).await;
+    serve_on(state.clone(), stream).await;
     state.open.fetch_sub(1, SeqCst);
 }
 
 /// Serves HTTP/1 or HTTP/2, whichever the first bytes are.
-async fn serve_on(state: Arc<State>, stream: TcpStream, connection: usize) {
+async fn serve_on(state: Arc<State>, stream: TcpStream) {
     let mut first = [0; 3];
     let http2 = loop {
         match stream.peek(&mut first).await {
@@ -174,15 +167,15 @@ async fn serve_on(state: Arc<State>, stream: TcpStream, connection: usize) {
             Ok(_) => break &first == b"PRI",
         }
     };
-    http(state, TokioIo::new(stream), connection, http2).await;
+    http(state, TokioIo::new(stream), http2).await;
 }
 
 /// Serves HTTP on any stream.
-pub async fn http<S>(state: Arc<State>, io: TokioIo<S>, connection: usize, http2: bool)
+pub async fn http<S>(state: Arc<State>, io: TokioIo<S>, http2: bool)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| answer(state.clone(), request, connection, http2));
+    let service = service_fn(move |request| answer(state.clone(), request, http2));
     if http2 {
         let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
     } else {
@@ -193,9 +186,9 @@ where
 async fn answer(
     state: Arc<State>,
     request: Request<Incoming>,
-    connection: usize,
     http2: bool,
 ) -> Result<Response<Full<Bytes>>, std::io::Error> {
+    state.arrived.fetch_add(1, SeqCst);
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let mut headers: HashMap<String, String> = HashMap::new();
@@ -212,7 +205,6 @@ async fn answer(
         headers,
         body: String::from_utf8_lossy(&body).into_owned(),
         http2,
-        connection,
     };
     let act = (state.act.lock())(&seen);
     let text = json!({

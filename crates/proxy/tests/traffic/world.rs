@@ -91,6 +91,19 @@ impl Mesh {
         );
     }
 
+    /// The address of a service.
+    pub fn vip(&self, service: &str) -> &str {
+        &self.vips[service]
+    }
+
+    /// Says where the client is, as `region.zone.subzone`.
+    pub fn client_locality(&mut self, place: &str) -> &mut Self {
+        self.rule(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: client-0, namespace: shop, labels: {{istio-locality: {place}}}}}\n\
+             spec: {{containers: [{{name: app}}]}}\nstatus: {{podIP: 127.0.0.1}}"
+        ))
+    }
+
     /// Any object.
     pub fn rule(&mut self, yaml: &str) -> &mut Self {
         self.yaml.push_str("---\n");

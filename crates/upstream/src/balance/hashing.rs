@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::weight;
 use crate::config::Balance;
 use crate::host::Host;
 
-/// Points of a hash ring at the most.
-const MAX_RING: u32 = 1 << 16;
+/// Points of a hash ring at the most (Envoy's own limit).
+const MAX_RING: u32 = 1 << 23;
 /// Slots of a Maglev table at the most (Envoy's limit; a prime).
 const MAX_TABLE: u64 = 5_000_011;
 
@@ -22,10 +21,10 @@ pub(super) enum Points {
 }
 
 impl Points {
-    pub(super) fn new(hosts: &[Arc<Host>], balance: Balance) -> Self {
+    pub(super) fn new(hosts: &[Arc<Host>], weights: &[u64], balance: Balance) -> Self {
         match balance {
-            Balance::RingHash(minimum) => Self::Ring(ring(hosts, minimum.clamp(1, MAX_RING))),
-            Balance::Maglev(size) => Self::Maglev(maglev(hosts, prime(u64::from(size)))),
+            Balance::RingHash(minimum) => Self::Ring(ring(hosts, weights, minimum.clamp(1, MAX_RING))),
+            Balance::Maglev(size) => Self::Maglev(maglev(hosts, weights, prime(u64::from(size)))),
             _ => Self::None,
         }
     }
@@ -52,15 +51,15 @@ impl Points {
 }
 
 /// Envoy's ring: each host has `hash("ADDRESS_N")` points, as many as its weight asks.
-fn ring(hosts: &[Arc<Host>], minimum: u32) -> Vec<(u64, u32)> {
-    let total: f64 = hosts.iter().map(|h| weight(h) as f64).sum();
-    let lightest = hosts.iter().map(|h| weight(h)).min().unwrap_or(1);
+fn ring(hosts: &[Arc<Host>], weights: &[u64], minimum: u32) -> Vec<(u64, u32)> {
+    let total: f64 = weights.iter().map(|w| *w as f64).sum();
+    let lightest = weights.iter().copied().min().unwrap_or(1);
     let smallest_share = lightest as f64 / total.max(1.0);
     let scale = ((smallest_share * f64::from(minimum)).ceil() / smallest_share).min(f64::from(MAX_RING));
     let mut ring = Vec::new();
     let (mut target, mut made) = (0.0, 0.0);
-    for (index, host) in (0_u32..).zip(hosts) {
-        target += scale * weight(host) as f64 / total;
+    for (index, (host, weight)) in (0_u32..).zip(hosts.iter().zip(weights)) {
+        target += scale * *weight as f64 / total;
         let mut n = 0_u32;
         while made < target {
             ring.push((xxh64(format!("{}_{n}", host.address).as_bytes(), 0), index));
@@ -82,18 +81,18 @@ struct Walk {
 
 /// The Maglev paper's population of the table, with weights as Envoy has them. `size` is a prime, so that each host's
 /// walk comes by every slot and the table fills.
-fn maglev(hosts: &[Arc<Host>], size: u64) -> Vec<u32> {
-    let Some(heaviest) = hosts.iter().map(|h| weight(h)).max() else { return Vec::new() };
-    let walk = |host: &Arc<Host>| {
+fn maglev(hosts: &[Arc<Host>], weights: &[u64], size: u64) -> Vec<u32> {
+    let Some(heaviest) = weights.iter().copied().max() else { return Vec::new() };
+    let walk = |(host, weight): (&Arc<Host>, &u64)| {
         let key = host.address.to_string();
         Walk {
             at: xxh64(key.as_bytes(), 0) % size,
             skip: xxh64(key.as_bytes(), 1) % (size - 1) + 1,
             credit: 0.0,
-            share: weight(host) as f64 / heaviest as f64,
+            share: *weight as f64 / heaviest as f64,
         }
     };
-    let mut walks: Vec<Walk> = hosts.iter().map(walk).collect();
+    let mut walks: Vec<Walk> = hosts.iter().zip(weights).map(walk).collect();
     let mut table = vec![u32::MAX; usize::try_from(size).unwrap_or(0)];
     let mut free = table.len();
     while free > 0 {

@@ -44,7 +44,7 @@ impl<'a> Dialing<'a> {
     /// Dials. From then on the connection counts itself.
     pub(super) async fn run(mut self, permit: Permit) -> Result<Lease, Cause> {
         let pool = self.pool;
-        let connected = connect_with(&pool.cluster, &pool.host, pool.alpn, permit).await?;
+        let connected = connect_with(&pool.cluster, &pool.host, pool.alpn, pool.proxied.as_ref(), permit).await?;
         let lease = match pool.version {
             Version::Http1 => http1(pool, connected).await?,
             Version::Http2 => http2(pool, connected).await?,
@@ -105,18 +105,20 @@ async fn http1(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause
         // An error here reaches the request that waits on this connection.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Lease::http1(pool.clone(), Conn { sender, about: About { local, peer_uri }, served: 0 }))
+    Ok(Lease::http1(pool.clone(), Conn { sender, about: About { local, peer_uri }, served: 0, born: Instant::now() }))
 }
 
 async fn http2(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause> {
     let Connected { stream, local, peer_uri, permit } = connected;
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(protocol)?;
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    if let Some((interval, answer)) = pool.cluster.config.http2_keepalive {
+        builder.keep_alive_interval(interval).keep_alive_timeout(answer).keep_alive_while_idle(true);
+    }
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(protocol)?;
     pool.cluster.stats.cx_http2_total.fetch_add(1, Relaxed);
     let connection = Rc::new(RefCell::new(connection));
     let shared = Rc::new(Shared {
@@ -125,6 +127,7 @@ async fn http2(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause
         streams: Cell::new(0),
         served: Cell::new(0),
         connection: Rc::downgrade(&connection),
+        born: Instant::now(),
         last_used: Cell::new(Instant::now()),
         failed: Cell::new(false),
     });

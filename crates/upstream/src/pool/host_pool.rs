@@ -16,6 +16,7 @@ use crate::cluster::{Cluster, Permit};
 use crate::connect::Alpn;
 use crate::error::Cause;
 use crate::host::Host;
+use crate::proxied::Proxied;
 
 /// Unused connections kept to one host by one worker.
 const MAX_IDLE: usize = 256;
@@ -29,6 +30,8 @@ pub(super) struct HostPool {
     pub(super) host: Arc<Host>,
     pub(super) version: Version,
     pub(super) alpn: Alpn,
+    /// Whom the connections are for, where servers are told.
+    pub(super) proxied: Option<Proxied>,
     /// HTTP/1 connections that wait for a request; the last was used last.
     idle: RefCell<Vec<(Conn, Instant)>>,
     /// HTTP/2 connections.
@@ -45,12 +48,19 @@ pub(super) struct HostPool {
 }
 
 impl HostPool {
-    pub(super) fn new(cluster: Arc<Cluster>, host: Arc<Host>, version: Version, alpn: Alpn) -> Self {
+    pub(super) fn new(
+        cluster: Arc<Cluster>,
+        host: Arc<Host>,
+        version: Version,
+        alpn: Alpn,
+        proxied: Option<Proxied>,
+    ) -> Self {
         Self {
             cluster,
             host,
             version,
             alpn,
+            proxied,
             idle: RefCell::default(),
             shared: RefCell::default(),
             open: Cell::new(0),
@@ -98,6 +108,9 @@ impl HostPool {
         match self.version {
             Version::Http1 => {
                 let mut idle = self.idle.borrow_mut();
+                if let Some(max) = config.max_connection_duration {
+                    idle.retain(|(conn, _)| conn.born.elapsed() < max);
+                }
                 if !idle.last()?.0.sender.is_ready() {
                     idle.retain(|(conn, _)| !conn.sender.is_closed());
                 }
@@ -107,7 +120,7 @@ impl HostPool {
             }
             Version::Http2 => {
                 let mut shared = self.shared.borrow_mut();
-                shared.retain(|s| s.is_alive(config.max_requests_per_connection));
+                shared.retain(|s| s.is_alive(config));
                 let found = shared.iter().find(|s| s.has_room(config.max_concurrent_streams))?.clone();
                 Some(Lease::http2(self.clone(), found))
             }
@@ -172,6 +185,9 @@ impl HostPool {
             self.cluster.stats.cx_max_requests.fetch_add(1, Relaxed);
             return;
         }
+        if self.cluster.config.max_connection_duration.is_some_and(|max| conn.born.elapsed() >= max) {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < MAX_IDLE && !self.is_retired() && !conn.sender.is_closed() {
             idle.push((conn, Instant::now()));
@@ -198,9 +214,10 @@ impl HostPool {
             }
             fresh
         };
-        let max = self.cluster.config.max_requests_per_connection;
-        self.idle.borrow_mut().retain(|(conn, since)| !conn.sender.is_closed() && fresh(*since));
-        self.shared.borrow_mut().retain(|s| s.is_alive(max) && (s.streams.get() > 0 || fresh(s.last_used.get())));
+        let config = &self.cluster.config;
+        let young = |born: Instant| config.max_connection_duration.is_none_or(|max| born.elapsed() < max);
+        self.idle.borrow_mut().retain(|(conn, since)| !conn.sender.is_closed() && young(conn.born) && fresh(*since));
+        self.shared.borrow_mut().retain(|s| s.is_alive(config) && (s.streams.get() > 0 || fresh(s.last_used.get())));
     }
 
     /// Whether nothing lives in it and nobody waits.

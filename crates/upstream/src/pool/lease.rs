@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::dial::Connection;
 use super::host_pool::HostPool;
 use crate::body::Body;
+use crate::config::ClusterConfig;
 
 /// What is known of a connection.
 #[derive(Clone, Debug)]
@@ -27,6 +28,7 @@ pub(super) struct Conn {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) about: About,
     pub(super) served: u32,
+    pub(super) born: Instant,
 }
 
 /// One HTTP/2 connection, shared by its streams.
@@ -38,6 +40,7 @@ pub(super) struct Shared {
     pub(super) served: Cell<u32>,
     /// Owned by the connection's task; asked how many streams the peer allows at once.
     pub(super) connection: Weak<RefCell<Connection>>,
+    pub(super) born: Instant,
     /// When the last stream ended.
     pub(super) last_used: Cell<Instant>,
     /// It failed a request: no other goes out on it.
@@ -53,9 +56,13 @@ impl Shared {
         streams < limit && (streams as usize) < peer()
     }
 
-    /// Whether it serves on, `max` being the requests of its life (0 is no limit).
-    pub(super) fn is_alive(&self, max: u32) -> bool {
-        !self.failed.get() && !self.sender.is_closed() && (max == 0 || self.served.get() < max)
+    /// Whether it serves on, by the requests and the time of its life.
+    pub(super) fn is_alive(&self, config: &ClusterConfig) -> bool {
+        let max = config.max_requests_per_connection;
+        !self.failed.get()
+            && !self.sender.is_closed()
+            && (max == 0 || self.served.get() < max)
+            && config.max_connection_duration.is_none_or(|longest| self.born.elapsed() < longest)
     }
 }
 

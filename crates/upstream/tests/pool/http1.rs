@@ -8,7 +8,8 @@ use upstream::{Cause, Thresholds, Version};
 use crate::server::{self, until};
 use crate::{Client, worker};
 
-const ONE_CONNECTION: Thresholds = Thresholds { connections: 1, pending: 1, requests: 1024, retries: 3 };
+const ONE_CONNECTION: Thresholds =
+    Thresholds { connections: 1, pending: 1, requests: 1024, retries: 3, retry_budget: None };
 
 #[tokio::test]
 async fn a_connection_serves_again() {

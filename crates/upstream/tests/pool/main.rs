@@ -35,7 +35,7 @@ impl Client {
         registry.apply(config);
         let cluster = registry.slot("outbound|80||a").load().expect("just applied");
         let host = cluster.pick(&PickContext::default()).expect("one host");
-        let options = SendOptions { version, mesh_alpn: false };
+        let options = SendOptions { version, mesh_alpn: false, proxied: None };
         Self { registry, cluster, host, pools: HttpPools::default(), options }
     }
 

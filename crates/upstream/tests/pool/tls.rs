@@ -39,6 +39,7 @@ impl Mesh {
             cert: Some(self.cert.clone()),
             roots: Some(self.roots.clone()),
             sans: vec![SanMatch::Exact(san.to_owned())],
+            revoked: Vec::new(),
             sni: Some("outbound_.80_._.a".to_owned()),
             alpn: vec![b"istio".to_vec()],
         };
@@ -75,10 +76,12 @@ async fn the_servers_identity_is_verified_and_told() {
         let mesh = Mesh::new();
         let (address, mut agreed) = mesh.serve().await;
         let client = Client::new(address, Version::Http1, |c| c.security = mesh.client(SERVER));
-        let connected = upstream::connect(&client.cluster, &client.host, Alpn::Configured).await.expect("a connection");
+        let connected =
+            upstream::connect(&client.cluster, &client.host, Alpn::Configured, None).await.expect("a connection");
         assert_eq!(connected.peer_uri.as_deref(), Some(SERVER));
         assert_eq!(agreed.recv().await.as_deref(), Some(&b"istio"[..]));
-        let connected = upstream::connect(&client.cluster, &client.host, Alpn::MeshHttp2).await.expect("a connection");
+        let connected =
+            upstream::connect(&client.cluster, &client.host, Alpn::MeshHttp2, None).await.expect("a connection");
         assert!(connected.local.is_some());
         assert_eq!(agreed.recv().await.as_deref(), Some(&b"istio-h2"[..]));
     })

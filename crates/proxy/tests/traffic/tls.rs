@@ -1,0 +1,141 @@
+//! TLS that a DestinationRule asks for, towards servers outside the mesh.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+use crate::server::{Act, Server, http, listen};
+use crate::world::{Mesh, get};
+
+/// An authority with a server's and a client's certificate; all as files.
+struct Authority {
+    files: tempfile::TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name.push(rcgen::DnType::CommonName, "the authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a root");
+        let authority = Self { files: tempfile::tempdir().expect("a directory"), issuer };
+        authority.write("ca.pem", &authority.issuer.pem());
+        for (name, san) in [("server", "server.example"), ("client", "client.example")] {
+            let key = KeyPair::generate().expect("a key");
+            let mut params = CertificateParams::new(vec![san.to_owned()]).expect("parameters");
+            params.distinguished_name.push(rcgen::DnType::CommonName, san);
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            params.serial_number = Some(rcgen::SerialNumber::from(if name == "server" { 7_u64 } else { 8 }));
+            let certificate = params.signed_by(&key, &authority.issuer).expect("a certificate");
+            authority.write(&format!("{name}.pem"), &certificate.pem());
+            authority.write(&format!("{name}.key"), &key.serialize_pem());
+        }
+        for (name, revoked) in [("none.crl", 99_u64), ("server.crl", 7)] {
+            let now = rcgen::date_time_ymd(2020, 1, 1);
+            let params = rcgen::CertificateRevocationListParams {
+                this_update: now,
+                next_update: rcgen::date_time_ymd(2100, 1, 1),
+                crl_number: rcgen::SerialNumber::from(1_u64),
+                issuing_distribution_point: None,
+                revoked_certs: vec![rcgen::RevokedCertParams {
+                    serial_number: rcgen::SerialNumber::from(revoked),
+                    revocation_time: now,
+                    reason_code: None,
+                    invalidity_date: None,
+                }],
+                key_identifier_method: rcgen::KeyIdMethod::Sha256,
+            };
+            let list = params.signed_by(&authority.issuer).expect("a list");
+            authority.write(name, &list.pem().expect("PEM"));
+        }
+        authority
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.files.path().join(name), text).expect("it can be written");
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.files.path().join(name).display().to_string()
+    }
+}
+
+fn chain(path: &Path) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(path).expect("a file").collect::<Result<_, _>>().expect("PEM")
+}
+
+/// An HTTPS server that echoes; it reports the server name that was asked for as its own name.
+async fn server(authority: &Authority, mutual: bool) -> Server {
+    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let builder =
+        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().expect("versions");
+    let builder = if mutual {
+        let mut roots = RootCertStore::empty();
+        chain(Path::new(&authority.path("ca.pem"))).into_iter().for_each(|c| roots.add(c).expect("a root"));
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("a verifier");
+        builder.with_client_cert_verifier(verifier)
+    } else {
+        builder.with_no_client_auth()
+    };
+    let key = PrivateKeyDer::from_pem_file(authority.path("server.key")).expect("a key");
+    let config = builder.with_single_cert(chain(Path::new(&authority.path("server.pem"))), key).expect("a certificate");
+    let listener = listen().await;
+    let server = Server::state("secure", listener.local_addr().unwrap(), |_| Act::Echo);
+    let (state, acceptor) = (server.0.clone(), TlsAcceptor::from(Arc::new(config)));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, state) = (acceptor.clone(), state.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let name = stream.get_ref().1.server_name().unwrap_or_default().to_owned();
+                state.names.lock().push(name);
+                http(state, TokioIo::new(stream), false).await;
+            });
+        }
+    });
+    server
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn certificates_from_files() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let ca = format!("caCertificates: {}", ours.path("ca.pem"));
+    let client = format!("clientCertificate: {}, privateKey: {}", ours.path("client.pem"), ours.path("client.key"));
+    for (settings, mutual, works) in [
+        (format!("mode: SIMPLE, {ca}"), false, true),
+        (format!("mode: SIMPLE, caCertificates: {}", theirs.path("ca.pem")), false, false),
+        (format!("mode: SIMPLE, {ca}, subjectAltNames: [server.example]"), false, true),
+        (format!("mode: SIMPLE, {ca}, subjectAltNames: [other.example]"), false, false),
+        ("mode: SIMPLE, insecureSkipVerify: true".to_owned(), false, true),
+        (format!("mode: SIMPLE, {ca}"), true, false),
+        (format!("mode: MUTUAL, {ca}, {client}"), true, true),
+        (format!("mode: SIMPLE, {ca}, caCrl: {}", ours.path("none.crl")), false, true),
+        (format!("mode: SIMPLE, {ca}, caCrl: {}", ours.path("server.crl")), false, false),
+        ("mode: DISABLE".to_owned(), false, false),
+    ] {
+        let server = server(&ours, mutual).await;
+        let mut mesh = Mesh::new();
+        mesh.http("web", &[("", &server)]);
+        mesh.destination_rule("web", &format!("host: web\ntrafficPolicy: {{tls: {{{settings}, sni: asked.example}}}}"));
+        mesh.virtual_service(
+            "web",
+            "hosts: [web]\nhttp: [{retries: {attempts: 0}, timeout: 3s, route: [{destination: {host: web}}]}]",
+        );
+        let world = mesh.start().await;
+        let answer = world.send(get("web", "/")).await;
+        assert_eq!(answer.status == 200, works, "{settings}: {answer:?}");
+        if works {
+            assert_eq!(*server.0.names.lock(), ["asked.example"], "{settings}");
+        }
+    }
+}
