@@ -1,4 +1,4 @@
-//! networking.istio.io: Sidecar and Gateway, which are read for analysis; neither is in force yet.
+//! networking.istio.io: Sidecar and Gateway. A Gateway is read for analysis only.
 //!
 //! Names, meanings and defaults are those of Istio's API reference; fields are not described again here.
 #![allow(missing_docs, reason = "each field is Istio's of the same name; its reference documents them")]

@@ -1,4 +1,4 @@
-//! Telemetry, ProxyConfig, EnvoyFilter and WasmPlugin, which are read for analysis; none is in force yet.
+//! Telemetry, ProxyConfig, EnvoyFilter and WasmPlugin; only ProxyConfig is in force, the others are read for analysis.
 //!
 //! Names, meanings and defaults are those of Istio's API reference; fields are not described again here.
 #![allow(missing_docs, reason = "each field is Istio's of the same name; its reference documents them")]

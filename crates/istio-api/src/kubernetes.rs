@@ -13,11 +13,15 @@ use crate::object::ObjectMeta;
 pub struct ServiceSpec {
     #[serde(rename = "clusterIP")]
     pub cluster_ip: Option<String>,
+    /// All of them, of both families; the first is `clusterIP`.
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: Vec<String>,
     pub ports: Vec<ServicePort>,
     pub selector: BTreeMap<String, String>,
     #[serde(rename = "type")]
     pub kind: Option<String>,
     pub external_name: Option<String>,
+    pub publish_not_ready_addresses: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -52,6 +56,9 @@ pub struct PodSpec {
     pub containers: Vec<Container>,
     pub termination_grace_period_seconds: Option<u64>,
     pub node_name: Option<String>,
+    /// With `subdomain`: the pod's own name under a headless Service.
+    pub hostname: Option<String>,
+    pub subdomain: Option<String>,
     /// Native sidecars are among them.
     pub init_containers: Vec<Container>,
 }
@@ -116,6 +123,7 @@ pub struct SliceEndpoint {
     pub conditions: SliceConditions,
     pub target_ref: Option<TargetRef>,
     pub node_name: Option<String>,
+    pub hostname: Option<String>,
     pub zone: Option<String>,
 }
 
@@ -139,4 +147,28 @@ pub struct TargetRef {
 pub struct SlicePort {
     pub name: Option<String>,
     pub port: Option<u16>,
+}
+
+/// Where a Service can be reached, in the old form: like an EndpointSlice it has no spec.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoints {
+    pub subsets: Vec<EndpointSubset>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointSubset {
+    pub addresses: Vec<EndpointAddress>,
+    pub not_ready_addresses: Vec<EndpointAddress>,
+    pub ports: Vec<SlicePort>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointAddress {
+    pub ip: String,
+    pub hostname: Option<String>,
+    pub node_name: Option<String>,
+    pub target_ref: Option<TargetRef>,
 }

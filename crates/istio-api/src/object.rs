@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::edge::{Gateway, Sidecar};
 use crate::extensions::{EnvoyFilter, ProxyConfig, Telemetry, TrafficExtension, WasmPlugin};
-use crate::kubernetes::{DeploymentSpec, EndpointSlice, PodSpec, PodStatus, ServiceSpec};
+use crate::kubernetes::{DeploymentSpec, EndpointSlice, Endpoints, PodSpec, PodStatus, ServiceSpec};
 use crate::mesh::MeshConfig;
 use crate::networking::{DestinationRule, VirtualService};
 use crate::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
@@ -88,6 +88,7 @@ pub enum Resource {
     Namespace(Arc<Object<Value>>),
     Node(Arc<Object<Value>>),
     EndpointSlice(Arc<Object<EndpointSlice>>),
+    Endpoints(Arc<Object<Endpoints>>),
     ServiceAccount(Arc<Object<Value>>),
     Service(Arc<Object<ServiceSpec>>),
     Deployment(Arc<Object<DeploymentSpec>>),
@@ -100,6 +101,9 @@ pub enum Resource {
     RequestAuthentication(Arc<Object<RequestAuthentication>>),
     ServiceEntry(Arc<Object<ServiceEntry>>),
     WorkloadEntry(Arc<Object<WorkloadEntry>>),
+    WorkloadGroup(Arc<Object<WorkloadGroup>>),
+    Sidecar(Arc<Object<Sidecar>>),
+    ProxyConfig(Arc<Object<ProxyConfig>>),
 }
 
 impl Resource {
@@ -110,6 +114,7 @@ impl Resource {
             Self::Namespace(o) => of("Namespace", &o.metadata),
             Self::Node(o) => of("Node", &o.metadata),
             Self::EndpointSlice(o) => of("EndpointSlice", &o.metadata),
+            Self::Endpoints(o) => of("Endpoints", &o.metadata),
             Self::ServiceAccount(o) => of("ServiceAccount", &o.metadata),
             Self::Service(o) => of("Service", &o.metadata),
             Self::Deployment(o) => of("Deployment", &o.metadata),
@@ -122,6 +127,9 @@ impl Resource {
             Self::RequestAuthentication(o) => of("RequestAuthentication", &o.metadata),
             Self::ServiceEntry(o) => of("ServiceEntry", &o.metadata),
             Self::WorkloadEntry(o) => of("WorkloadEntry", &o.metadata),
+            Self::WorkloadGroup(o) => of("WorkloadGroup", &o.metadata),
+            Self::Sidecar(o) => of("Sidecar", &o.metadata),
+            Self::ProxyConfig(o) => of("ProxyConfig", &o.metadata),
         }
     }
 }
@@ -145,6 +153,10 @@ pub fn read(document: &Document, namespace: &str) -> Result<Option<Resource>, Ve
             let outer: Arc<Object<Value>> = plain(document, namespace)?;
             Resource::EndpointSlice(beside(&outer, typed(document, "")?))
         }
+        ("", "Endpoints") => {
+            let outer: Arc<Object<Value>> = plain(document, namespace)?;
+            Resource::Endpoints(beside(&outer, typed(document, "")?))
+        }
         ("", "ServiceAccount") => Resource::ServiceAccount(plain(document, namespace)?),
         ("", "Service") => Resource::Service(plain(document, namespace)?),
         ("apps", "Deployment") => Resource::Deployment(plain(document, namespace)?),
@@ -163,6 +175,9 @@ pub fn read(document: &Document, namespace: &str) -> Result<Option<Resource>, Ve
         ("security.istio.io", "RequestAuthentication") => Resource::RequestAuthentication(strict(document, namespace)?),
         ("networking.istio.io", "ServiceEntry") => Resource::ServiceEntry(strict(document, namespace)?),
         ("networking.istio.io", "WorkloadEntry") => Resource::WorkloadEntry(strict(document, namespace)?),
+        ("networking.istio.io", "WorkloadGroup") => Resource::WorkloadGroup(strict(document, namespace)?),
+        ("networking.istio.io", "Sidecar") => Resource::Sidecar(strict(document, namespace)?),
+        ("networking.istio.io", "ProxyConfig") => Resource::ProxyConfig(strict(document, namespace)?),
         (group, kind) if group.ends_with("istio.io") => {
             crate::check(document)?;
             let reason = format!("{kind} is a kind of Istio that is not built yet; remove it");
@@ -299,7 +314,7 @@ fn named(metadata: &mut ObjectMeta, namespace: &str) -> Result<(), Vec<FieldErro
 }
 
 /// A value as a type; a mistake comes with its place.
-fn typed<T: DeserializeOwned>(document: &Document, under: &str) -> Result<T, Vec<FieldError>> {
+pub(crate) fn typed<T: DeserializeOwned>(document: &Document, under: &str) -> Result<T, Vec<FieldError>> {
     serde_path_to_error::deserialize(&document.value).map_err(|error| {
         let mut pointer = under.to_owned();
         for segment in error.path() {
@@ -330,19 +345,65 @@ fn explain(message: &str) -> String {
 }
 
 /// Fields of Istio that have no type here.
-const NOT_BUILT: [&str; 12] = [
+const NOT_BUILT: &[&str] = &[
     "attributes",
-    "backendUtilization",
-    "http2KeepAlive",
-    "mirrorPercent",
-    "mirror_percent",
-    "outlierDetectionHttpErrorCodes",
-    "prefixRewrite",
-    "presence",
     "spaceDelimitedClaims",
     "zoneAwareLbSetting",
-    "defaultConfig",
     "extensionProviders",
+    // MeshConfig
+    "proxyHttpPort",
+    "ingressClass",
+    "ingressService",
+    "ingressControllerMode",
+    "ingressSelector",
+    "enableTracing",
+    "enableEnvoyAccessLogService",
+    "inboundTrafficPolicy",
+    "configSources",
+    "caCertificates",
+    "localityLbSetting",
+    "dnsRefreshRate",
+    "inboundClusterStatName",
+    "outboundClusterStatName",
+    "certificates",
+    "serviceSettings",
+    "enablePrometheusMerge",
+    "verifyCertificateAtClient",
+    "defaultProviders",
+    "discoverySelectors",
+    "defaultHttpRetryPolicy",
+    "meshMTLS",
+    "tlsDefaults",
+    "defaultTrafficPolicy",
+    "serviceEntryVisibility",
+    // its ProxyConfig
+    "configPath",
+    "binaryPath",
+    "serviceCluster",
+    "tracing",
+    "tracingServiceName",
+    "drainDuration",
+    "statsdUdpAddress",
+    "proxyAdminPort",
+    "controlPlaneAuthPolicy",
+    "customConfigFile",
+    "statNameLength",
+    "proxyBootstrapTemplatePath",
+    "interceptionMode",
+    "envoyAccessLogService",
+    "envoyMetricsService",
+    "statusPort",
+    "extraStatTags",
+    "gatewayTopology",
+    "readinessProbe",
+    "proxyStatsMatcher",
+    "caCertificatesPem",
+    "privateKeyProvider",
+    "proxyHeaders",
+    "runtimeValues",
+    "meshId",
+    "fileFlushInterval",
+    "fileFlushMinSizeKb",
 ];
 
 /// Edits from one word to another.

@@ -4,12 +4,16 @@ mod destination_rule;
 pub(crate) mod edge;
 pub(crate) mod extensions;
 mod field;
+mod mesh;
 mod security;
 mod service_entry;
+mod sidecar;
 mod virtual_service;
 
 use crate::object::Resource;
 use crate::security::{AuthorizationPolicy, PeerAuthentication};
+
+pub(crate) use mesh::proxy_settings;
 
 /// A mistake at a JSON pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,17 @@ pub fn resource(resource: &Resource) -> Vec<FieldError> {
         Resource::RequestAuthentication(o) => security::request_authentication(&o.spec, &mut found),
         Resource::ServiceEntry(o) => service_entry::service_entry(&o.spec, &mut found),
         Resource::WorkloadEntry(o) => service_entry::entry(&o.spec, "/spec", &mut found),
+        Resource::WorkloadGroup(o) => {
+            edge::workload_group(&o.spec, &mut found);
+            service_entry::group(&o.spec, &mut found);
+        }
+        Resource::Sidecar(o) => sidecar::sidecar(&o.spec, &mut found),
+        Resource::ProxyConfig(o) => {
+            security::selector(o.spec.selector.as_ref(), &mut found);
+            extensions::proxy_config(&o.spec, &mut found);
+            mesh::proxy_config(&o.spec, &mut found);
+        }
+        Resource::MeshConfig(o) => mesh::mesh_config(&o.spec, &mut found),
         _ => {}
     }
     found

@@ -19,22 +19,32 @@ pub(crate) struct Declared {
     pub endpoints: BTreeMap<u16, Vec<Endpoint>>,
 }
 
-/// All services of all entries; a host that two entries of a namespace declare belongs to the first.
-pub(crate) fn declare(entries: &[Arc<Object<ServiceEntry>>], trust_domain: &str) -> Vec<Declared> {
+/// All services of all entries; a host that two entries of a namespace declare belongs to the first. `export` is for
+/// those that do not say who may see them.
+pub(crate) fn declare(entries: &[Arc<Object<ServiceEntry>>], trust_domain: &str, export: &[String]) -> Vec<Declared> {
     let mut taken = BTreeSet::new();
     let mut seen = BTreeSet::new();
     let mut out = Vec::new();
     for entry in entries {
         for host in &entry.spec.hosts {
             if seen.insert((entry.metadata.namespace.as_str(), host.as_str())) {
-                out.push(declared(entry, host, &mut taken, trust_domain));
+                out.push(declared(entry, host, &mut taken, trust_domain, export));
             }
         }
     }
     out
 }
 
-fn declared(entry: &Object<ServiceEntry>, host: &str, taken: &mut BTreeSet<u16>, trust_domain: &str) -> Declared {
+/// Turns the label off by which an entry gets an address of the mesh's own.
+const AUTO_ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
+
+fn declared(
+    entry: &Object<ServiceEntry>,
+    host: &str,
+    taken: &mut BTreeSet<u16>,
+    trust_domain: &str,
+    export: &[String],
+) -> Declared {
     let spec = &entry.spec;
     let resolution = match spec.resolution.as_deref() {
         Some("STATIC") => Resolution::Endpoints,
@@ -42,10 +52,8 @@ fn declared(entry: &Object<ServiceEntry>, host: &str, taken: &mut BTreeSet<u16>,
         Some("DNS_ROUND_ROBIN") => Resolution::DnsRoundRobin,
         _ => Resolution::None,
     };
-    let mut vips: Vec<IpAddr> = spec.addresses.iter().filter_map(|a| single(a)).collect();
-    if spec.addresses.is_empty() && resolution != Resolution::None && !host.contains('*') {
-        vips.push(allocate(&entry.metadata.namespace, host, taken));
-    }
+    let refused = entry.metadata.labels.get(AUTO_ALLOCATE).is_some_and(|v| v == "false");
+    let invented = spec.addresses.is_empty() && resolution != Resolution::None && !host.contains('*') && !refused;
     let ports = spec.ports.iter().filter_map(|port| {
         let number = u16::try_from(port.number).ok()?;
         let target = u16::try_from(port.target_port).ok().filter(|t| *t != 0).unwrap_or(number);
@@ -62,13 +70,17 @@ fn declared(entry: &Object<ServiceEntry>, host: &str, taken: &mut BTreeSet<u16>,
         name: host.to_owned(),
         namespace: entry.metadata.namespace.clone(),
         headless: false,
-        vips,
+        vips: spec.addresses.iter().filter_map(|a| single(a)).collect(),
+        auto_vip: invented.then(|| allocate(&entry.metadata.namespace, host, taken)),
+        ranges: spec.addresses.iter().filter(|a| single(a).is_none()).cloned().collect(),
         ports: ports.collect(),
         selector: spec.workload_selector.as_ref().map(|s| s.labels.clone()).unwrap_or_default(),
         external_name: None,
         resolution,
         mesh_external: spec.location.as_deref() != Some("MESH_INTERNAL"),
-        export_to: spec.export_to.clone(),
+        export_to: if spec.export_to.is_empty() { export.to_vec() } else { spec.export_to.clone() },
+        subject_alt_names: spec.subject_alt_names.clone(),
+        unready_too: false,
     };
     let endpoints = service.ports.iter().map(|port| (port.port, behind(entry, host, port, trust_domain))).collect();
     Declared { service: Arc::new(service), endpoints }
@@ -93,7 +105,8 @@ pub(crate) fn endpoint(
     port: &ServicePort,
     trust_domain: &str,
 ) -> Endpoint {
-    let own = of.ports.get(&port.name).and_then(|p| u16::try_from(*p).ok());
+    let named = port.target_name.as_ref().and_then(|name| of.ports.get(name));
+    let own = of.ports.get(&port.name).or(named).and_then(|p| u16::try_from(*p).ok());
     let label = |key: &str| of.labels.get(key).cloned();
     let canonical = label("service.istio.io/canonical-name").or_else(|| label("app"));
     let revision = label("service.istio.io/canonical-revision").or_else(|| label("version"));
@@ -110,6 +123,9 @@ pub(crate) fn endpoint(
         canonical_revision: revision.unwrap_or_default(),
         trust_domain: trust_domain.to_owned(),
         named_ports: BTreeMap::new(),
+        hostname: None,
+        subdomain: None,
+        node: None,
     };
     Endpoint {
         address: of.address.clone(),
@@ -118,6 +134,7 @@ pub(crate) fn endpoint(
         labels: of.labels.clone(),
         weight: of.weight.max(1),
         locality: of.locality.clone(),
+        hostname: None,
         workload: Some(Arc::new(workload)),
     }
 }

@@ -7,11 +7,13 @@ mod delegate;
 mod entry;
 mod model;
 mod policy;
+mod settings;
 mod slices;
 mod snapshot;
 mod workload;
 
 pub use model::{Endpoint, Protocol, Resolution, Service, ServicePort};
 pub use policy::{Authorization, MergedDestinationRule, MtlsMode};
+pub use settings::proxy_settings;
 pub use snapshot::{KeySets, Snapshot};
 pub use workload::{Identity, Workload};

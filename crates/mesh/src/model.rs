@@ -104,6 +104,10 @@ pub struct Service {
     pub namespace: String,
     /// Virtual addresses.
     pub vips: Vec<IpAddr>,
+    /// An address that the mesh invented, in 240.240.0.0/16; only who is answered by the sidecar's DNS knows it.
+    pub auto_vip: Option<IpAddr>,
+    /// Networks whose addresses all are the service, such as `10.1.0.0/16`.
+    pub ranges: Vec<String>,
     /// Ports.
     pub ports: Vec<ServicePort>,
     /// Labels of its workloads.
@@ -118,23 +122,34 @@ pub struct Service {
     pub mesh_external: bool,
     /// Namespaces that may see it; empty: all.
     pub export_to: Vec<String>,
+    /// Names that its servers' certificates may have, beside those of its workloads.
+    pub subject_alt_names: Vec<String>,
+    /// Workloads that are not ready belong to it too.
+    pub unready_too: bool,
 }
 
 impl Service {
-    pub(crate) fn read(object: &Object<ServiceSpec>, domain: &str) -> Self {
+    /// A Service of Kubernetes; `export` is for those that do not say who may see them.
+    pub(crate) fn read(object: &Object<ServiceSpec>, domain: &str, export: &[String]) -> Self {
         let spec = &object.spec;
         let (name, namespace) = (object.metadata.name.clone(), object.metadata.namespace.clone());
-        let export = object.metadata.annotations.get("networking.istio.io/exportTo");
+        let given = object.metadata.annotations.get("networking.istio.io/exportTo");
+        let addresses = if spec.cluster_ips.is_empty() { spec.cluster_ip.as_slice() } else { &spec.cluster_ips };
         Self {
             host: format!("{name}.{namespace}.svc.{domain}"),
-            vips: spec.cluster_ip.iter().filter_map(|ip| ip.parse().ok()).collect(),
+            vips: addresses.iter().filter_map(|ip| ip.parse().ok()).collect(),
+            auto_vip: None,
+            ranges: Vec::new(),
             ports: spec.ports.iter().map(port).collect(),
             selector: spec.selector.clone(),
             headless: spec.cluster_ip.as_deref() == Some("None"),
             external_name: spec.external_name.clone().filter(|_| spec.kind.as_deref() == Some("ExternalName")),
             resolution: Resolution::Endpoints,
             mesh_external: false,
-            export_to: export.map(|e| e.split(',').map(|n| n.trim().to_owned()).collect()).unwrap_or_default(),
+            export_to: given
+                .map_or_else(|| export.to_vec(), |list| list.split(',').map(|n| n.trim().to_owned()).collect()),
+            subject_alt_names: Vec::new(),
+            unready_too: spec.publish_not_ready_addresses,
             name,
             namespace,
         }
@@ -147,9 +162,14 @@ impl Service {
 
     /// Whether a workload stands behind it.
     pub fn selects(&self, workload: &Workload) -> bool {
+        self.selects_labels(&workload.namespace, &workload.labels)
+    }
+
+    /// Whether something of these labels in a namespace stands behind it.
+    pub(crate) fn selects_labels(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
         !self.selector.is_empty()
-            && workload.namespace == self.namespace
-            && self.selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+            && namespace == self.namespace
+            && self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 }
 
@@ -190,6 +210,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// `region/zone/subzone`.
     pub locality: String,
+    /// Its own name under a headless service.
+    pub hostname: Option<String>,
     /// The workload.
     pub workload: Option<Arc<Workload>>,
 }

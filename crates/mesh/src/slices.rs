@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use istio_api::kubernetes::{EndpointSlice, SliceEndpoint};
+use istio_api::kubernetes::{EndpointAddress, EndpointSlice, Endpoints, SliceConditions, SliceEndpoint};
 use istio_api::{Object, ObjectMeta};
 
 use crate::model::{Endpoint, Service, ServicePort};
@@ -16,6 +16,8 @@ const SERVICE: &str = "kubernetes.io/service-name";
 #[derive(Debug, Default)]
 pub(crate) struct Slices {
     by_service: HashMap<(String, String), Vec<Arc<Object<EndpointSlice>>>>,
+    /// Objects of the old form, as slices; they count where there is no slice.
+    old: HashMap<(String, String), Vec<Arc<Object<EndpointSlice>>>>,
     /// `region/zone/subzone` of a node.
     places: BTreeMap<String, String>,
 }
@@ -26,6 +28,31 @@ impl Slices {
             let key = (slice.metadata.namespace.clone(), service.clone());
             self.by_service.entry(key).or_default().push(slice.clone());
         }
+    }
+
+    /// Endpoints have the name of their Service.
+    pub(crate) fn add_old(&mut self, endpoints: &Object<Endpoints>) {
+        let slice = |subset: &istio_api::kubernetes::EndpointSubset| {
+            let one = |ready: bool| {
+                move |address: &EndpointAddress| SliceEndpoint {
+                    addresses: vec![address.ip.clone()],
+                    conditions: SliceConditions { ready: Some(ready) },
+                    target_ref: address.target_ref.clone(),
+                    node_name: address.node_name.clone(),
+                    hostname: address.hostname.clone(),
+                    zone: None,
+                }
+            };
+            let ready = subset.addresses.iter().map(one(true));
+            let spec = EndpointSlice {
+                address_type: String::new(),
+                endpoints: ready.chain(subset.not_ready_addresses.iter().map(one(false))).collect(),
+                ports: subset.ports.clone(),
+            };
+            Arc::new(Object { metadata: endpoints.metadata.clone(), spec, ..Object::default() })
+        };
+        let key = (endpoints.metadata.namespace.clone(), endpoints.metadata.name.clone());
+        self.old.insert(key, endpoints.spec.subsets.iter().map(slice).collect());
     }
 
     pub(crate) fn add_node(&mut self, node: &ObjectMeta) {
@@ -45,7 +72,7 @@ impl Slices {
 
     fn of(&self, service: &Service) -> &[Arc<Object<EndpointSlice>>] {
         let key = (service.namespace.clone(), service.name.clone());
-        self.by_service.get(&key).map(Vec::as_slice).unwrap_or_default()
+        self.by_service.get(&key).or_else(|| self.old.get(&key)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The ready endpoints of a port, each address once, in the order of addresses. One that names a pod is left out
@@ -61,7 +88,8 @@ impl Slices {
         for slice in self.of(service) {
             let ours = slice.spec.ports.iter().find(|p| p.name.as_deref().unwrap_or_default() == port.name);
             let Some(number) = ours.and_then(|p| p.port) else { continue };
-            for endpoint in slice.spec.endpoints.iter().filter(|e| e.conditions.ready != Some(false)) {
+            let counts = |e: &&SliceEndpoint| service.unready_too || e.conditions.ready != Some(false);
+            for endpoint in slice.spec.endpoints.iter().filter(counts) {
                 let reference = endpoint.target_ref.as_ref().filter(|r| r.kind == "Pod");
                 let workload = reference.and_then(|r| pod(namespace_of(&r.namespace, service), &r.name)).cloned();
                 let Some(address) = endpoint.addresses.first() else { continue };
@@ -75,12 +103,18 @@ impl Slices {
                     labels: workload.as_ref().map(|w| w.labels.clone()).unwrap_or_default(),
                     weight: 1,
                     locality: self.place(endpoint, workload.as_deref()),
+                    hostname: endpoint.hostname.clone(),
                     workload,
                 });
             }
         }
         out.sort_by(|a, b| (&a.address, a.port).cmp(&(&b.address, b.port)));
         out
+    }
+
+    /// The place of a pod's node; empty when that is not known.
+    pub(crate) fn place_of(&self, workload: &Workload) -> String {
+        workload.node.as_ref().and_then(|n| self.places.get(n)).cloned().unwrap_or_default()
     }
 
     /// The pod's own word (`istio-locality`, with dots for slashes), else its node's place, else the slice's zone.

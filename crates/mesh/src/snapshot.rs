@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use istio_api::edge::Sidecar;
+use istio_api::extensions::ProxyConfig;
 use istio_api::mesh::MeshConfig;
 use istio_api::networking::{DestinationRule, VirtualService};
 use istio_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
@@ -11,8 +13,8 @@ use istio_api::service_entry::{ServiceEntry, WorkloadEntry};
 use istio_api::{Object, Resource};
 
 use crate::delegate;
-use crate::entry::{self, Declared};
-use crate::model::{Endpoint, Service, ServicePort, exported};
+use crate::entry::Declared;
+use crate::model::{Service, exported};
 use crate::policy::{self, Authorization, MergedDestinationRule, MtlsMode};
 use crate::slices::Slices;
 use crate::workload::Workload;
@@ -33,7 +35,17 @@ struct Inner {
     by_name: HashMap<(String, String), Arc<Workload>>,
     by_ip: HashMap<IpAddr, Arc<Workload>>,
     entries: Vec<Arc<Object<ServiceEntry>>>,
-    declared: HashMap<String, Declared>,
+    /// By host; the declarations of several namespaces, the oldest first.
+    declared: HashMap<String, Vec<Declared>>,
+    sidecars: Vec<Arc<Object<Sidecar>>>,
+    proxy_configs: Vec<Arc<Object<ProxyConfig>>>,
+    /// Workloads by namespace and one of their labels.
+    labelled: HashMap<(String, String, String), Vec<Arc<Workload>>>,
+    /// VirtualServices by full host, and those of wildcards by what stands behind the star; oldest first.
+    routed: HashMap<String, Vec<Arc<Object<VirtualService>>>>,
+    routed_wild: Vec<(String, Arc<Object<VirtualService>>)>,
+    /// ExternalName services by the host they stand for.
+    aliases: HashMap<String, Vec<Arc<Service>>>,
     own_workloads: Vec<Arc<Object<WorkloadEntry>>>,
     virtual_services: Vec<Arc<Object<VirtualService>>>,
     /// Those with hosts, the routes of their delegates in place.
@@ -82,7 +94,13 @@ impl Snapshot {
                 }
                 Resource::Node(o) => inner.slices.add_node(&o.metadata),
                 Resource::EndpointSlice(o) => inner.slices.add(o),
-                Resource::Service(o) => inner.services.push(Arc::new(Service::read(o, DOMAIN))),
+                Resource::Endpoints(o) => inner.slices.add_old(o),
+                Resource::Sidecar(o) => inner.sidecars.push(o.clone()),
+                Resource::ProxyConfig(o) => inner.proxy_configs.push(o.clone()),
+                Resource::Service(o) => {
+                    let service = Service::read(o, DOMAIN, &inner.mesh.default_service_export_to);
+                    inner.services.push(Arc::new(service));
+                }
                 Resource::Pod(o, status) if status.pod_ip.is_some() => {
                     inner.workloads.push(Arc::new(Workload::read(o, status, &trust_domain)));
                 }
@@ -102,15 +120,21 @@ impl Snapshot {
         oldest_first(&mut inner.peers);
         inner.policies.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         oldest_first(&mut inner.entries);
-        for declared in entry::declare(&inner.entries, &trust_domain) {
+        oldest_first(&mut inner.sidecars);
+        for declared in crate::entry::declare(&inner.entries, &trust_domain, &inner.mesh.default_service_export_to) {
             inner.services.push(declared.service.clone());
-            // Where several namespaces declare a host, the oldest entry is what the host means.
-            inner.declared.entry(declared.service.host.clone()).or_insert(declared);
+            inner.declared.entry(declared.service.host.clone()).or_default().push(declared);
         }
+        inner.index();
         inner.by_name = inner.workloads.iter().map(|w| ((w.namespace.clone(), w.name.clone()), w.clone())).collect();
         inner.by_ip = inner.workloads.iter().map(|w| (w.ip, w.clone())).collect();
         inner.by_host = inner.services.iter().rev().map(|s| (s.host.clone(), s.clone())).collect();
         inner.rules = policy::merge(&rules, full_host);
+        for (_, export) in inner.rules.values_mut() {
+            if export.is_empty() {
+                export.clone_from(&inner.mesh.default_destination_rule_export_to);
+            }
+        }
         Self(Arc::new(inner), Arc::default())
     }
 
@@ -160,6 +184,45 @@ impl Snapshot {
         self.0.by_host.get(host)
     }
 
+    /// The service of a full host name for clients in a namespace: their own declaration, else the oldest they may see.
+    pub fn service_for(&self, host: &str, client: &str) -> Option<&Arc<Service>> {
+        let oldest = self.0.by_host.get(host)?;
+        let declared = self.0.declared.get(host).map(Vec::as_slice).unwrap_or_default();
+        let services = || declared.iter().map(|d| &d.service);
+        if !services().any(|s| Arc::ptr_eq(s, oldest)) {
+            return Some(oldest);
+        }
+        let own = services().find(|s| s.namespace == client);
+        own.or_else(|| services().find(|s| s.visible_to(client))).or(Some(oldest))
+    }
+
+    /// The ExternalName services that stand for a host.
+    pub fn aliases(&self, host: &str) -> &[Arc<Service>] {
+        self.0.aliases.get(host).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The Sidecar that counts for a workload: one of its namespace that selects it, its namespace's own, then that of
+    /// the root namespace; on one level the oldest.
+    pub fn sidecar_for(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<&Arc<Object<Sidecar>>> {
+        let selector = |o: &Object<Sidecar>| o.spec.workload_selector.clone().filter(|s| !s.labels.is_empty());
+        let selects = |o: &&Arc<Object<Sidecar>>| {
+            o.metadata.namespace == namespace
+                && selector(o).is_some_and(|s| s.labels.iter().all(|(key, value)| labels.get(key) == Some(value)))
+        };
+        let wide = |of: &str| self.0.sidecars.iter().find(|o| o.metadata.namespace == of && selector(o).is_none());
+        self.0.sidecars.iter().find(selects).or_else(|| wide(namespace)).or_else(|| wide(self.root_namespace()))
+    }
+
+    /// All Sidecars, oldest first.
+    pub fn sidecars(&self) -> impl Iterator<Item = &Arc<Object<Sidecar>>> {
+        self.0.sidecars.iter()
+    }
+
+    /// All ProxyConfigs.
+    pub fn proxy_configs(&self) -> &[Arc<Object<ProxyConfig>>] {
+        &self.0.proxy_configs
+    }
+
     /// All workloads.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.0.workloads.iter()
@@ -175,7 +238,8 @@ impl Snapshot {
         self.0.by_ip.get(&ip)
     }
 
-    /// Where a workload is, as `region/zone/subzone`: its own word, else the labels of topology that it carries.
+    /// Where a workload is, as `region/zone/subzone`: its own word, else the labels of topology that it carries, else its
+    /// node's place.
     pub fn locality(&self, workload: &Workload) -> String {
         let label = |key: &str| workload.labels.get(key);
         let own = label("istio-locality").or_else(|| label("topology.istio.io/locality"));
@@ -184,53 +248,11 @@ impl Snapshot {
         }
         let part = |key: &str| label(key).map_or("", String::as_str);
         let (region, zone) = (part("topology.kubernetes.io/region"), part("topology.kubernetes.io/zone"));
-        format!("{region}/{zone}/{}", part("topology.istio.io/subzone")).trim_end_matches('/').to_owned()
-    }
-
-    /// Where a port of a service can be reached.
-    pub fn endpoints(&self, host: &str, port: u16) -> Vec<Endpoint> {
-        let Some(service) = self.service(host) else { return Vec::new() };
-        let Some(port) = service.ports.iter().find(|p| p.port == port) else { return Vec::new() };
-        if self.0.only_slices || self.0.slices.has(service) {
-            let mut all = self.0.slices.endpoints(service, port, |namespace, name| self.workload(namespace, name));
-            self.add_declared(service, port, &mut all);
-            return all;
+        let place = format!("{region}/{zone}/{}", part("topology.istio.io/subzone"));
+        match place.trim_end_matches('/') {
+            "" => self.0.slices.place_of(workload),
+            place => place.to_owned(),
         }
-        let behind = self.0.workloads.iter().filter(|w| service.selects(w));
-        let endpoint = |workload: &Arc<Workload>| {
-            Some(Endpoint {
-                address: workload.ip.to_string(),
-                port: workload.target_port(port)?,
-                ready: workload.ready,
-                labels: workload.labels.clone(),
-                weight: 1,
-                locality: self.locality(workload),
-                workload: Some(workload.clone()),
-            })
-        };
-        // Kubernetes takes a pod out of a Service while it is not ready.
-        let mut all: Vec<Endpoint> = behind.filter_map(endpoint).filter(|e| e.ready).collect();
-        self.add_declared(service, port, &mut all);
-        all
-    }
-
-    /// What ServiceEntries and WorkloadEntries add to a port of a service.
-    fn add_declared(&self, service: &Service, port: &ServicePort, all: &mut Vec<Endpoint>) {
-        let Some(declared) = self.0.declared.get(&service.host) else { return };
-        all.extend(declared.endpoints.get(&port.port).into_iter().flatten().cloned());
-        all.extend(
-            self.selected_entries(service)
-                .map(|o| entry::endpoint(&o.spec, &o.metadata.name, &o.metadata.namespace, port, self.trust_domain())),
-        );
-    }
-
-    /// The WorkloadEntries that the selector of a service names.
-    fn selected_entries<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Arc<Object<WorkloadEntry>>> {
-        self.0.own_workloads.iter().filter(|o| {
-            !service.selector.is_empty()
-                && o.metadata.namespace == service.namespace
-                && service.selector.iter().all(|(key, value)| o.spec.labels.get(key) == Some(value))
-        })
     }
 
     /// All ServiceEntries, oldest first.
@@ -245,35 +267,44 @@ impl Snapshot {
 
     /// The VirtualServices that count for sidecars in a namespace, oldest first.
     pub fn virtual_services_in_mesh(&self, namespace: &str) -> Vec<Arc<Object<VirtualService>>> {
-        let counts = |vs: &&Arc<Object<VirtualService>>| {
-            let gateways = &vs.spec.gateways;
-            (gateways.is_empty() || gateways.iter().any(|g| g == "mesh"))
-                && exported(&vs.spec.export_to, &vs.metadata.namespace, namespace)
-        };
-        self.0.roots.iter().filter(counts).cloned().collect()
+        self.0.roots.iter().filter(|vs| self.in_mesh(vs, namespace)).cloned().collect()
     }
 
-    /// The VirtualService of a host for clients in a namespace: an exact host before a wildcard, then the oldest.
+    /// The VirtualService of a host for sidecars in a namespace: an exact host before the longest wildcard, then the oldest.
     pub fn virtual_service_for(&self, host: &str, namespace: &str) -> Option<Arc<Object<VirtualService>>> {
-        let all = self.virtual_services_in_mesh(namespace);
-        let exact = |vs: &&Arc<Object<VirtualService>>| {
-            vs.spec.hosts.iter().any(|h| full_host(h, &vs.metadata.namespace) == host)
-        };
-        let wild = |vs: &Arc<Object<VirtualService>>| {
-            let suffixes = vs.spec.hosts.iter().filter_map(|h| h.strip_prefix('*'));
-            suffixes.filter(|s| host.len() > s.len() && host.ends_with(s)).map(str::len).max()
-        };
-        all.iter().find(exact).cloned().or_else(|| {
-            let mut best: Option<(usize, &Arc<Object<VirtualService>>)> = None;
-            for vs in &all {
-                if let Some(length) = wild(vs)
-                    && best.is_none_or(|(l, _)| length > l)
-                {
-                    best = Some((length, vs));
-                }
+        self.virtual_service_where(host, namespace, |_| true)
+    }
+
+    /// The same, among those that `admits` says yes to.
+    pub fn virtual_service_where(
+        &self,
+        host: &str,
+        namespace: &str,
+        admits: impl Fn(&Object<VirtualService>) -> bool,
+    ) -> Option<Arc<Object<VirtualService>>> {
+        let fits = |vs: &&Arc<Object<VirtualService>>| self.in_mesh(vs, namespace) && admits(vs);
+        if let Some(exact) = self.0.routed.get(host).into_iter().flatten().find(fits) {
+            return Some(exact.clone());
+        }
+        let mut best: Option<(usize, &Arc<Object<VirtualService>>)> = None;
+        for (suffix, vs) in &self.0.routed_wild {
+            let matches = host.len() > suffix.len() && host.ends_with(suffix.as_str());
+            if matches && best.is_none_or(|(length, _)| suffix.len() > length) && fits(&vs) {
+                best = Some((suffix.len(), vs));
             }
-            best.map(|(_, vs)| vs.clone())
-        })
+        }
+        best.map(|(_, vs)| vs.clone())
+    }
+
+    /// Whether a VirtualService counts for sidecars in a namespace.
+    fn in_mesh(&self, vs: &Object<VirtualService>, namespace: &str) -> bool {
+        let gateways = &vs.spec.gateways;
+        let export = match vs.spec.export_to.as_slice() {
+            [] => &self.0.mesh.default_virtual_service_export_to,
+            given => given,
+        };
+        (gateways.is_empty() || gateways.iter().any(|g| g == "mesh"))
+            && exported(export, &vs.metadata.namespace, namespace)
     }
 
     /// All DestinationRules, merged by host and namespace.
@@ -359,6 +390,35 @@ impl Snapshot {
     }
 }
 
+impl Inner {
+    /// Builds what services are found by.
+    fn index(&mut self) {
+        for workload in &self.workloads {
+            for (key, value) in &workload.labels {
+                let key = (workload.namespace.clone(), key.clone(), value.clone());
+                self.labelled.entry(key).or_default().push(workload.clone());
+            }
+        }
+        for vs in &self.roots {
+            for host in &vs.spec.hosts {
+                match host.strip_prefix('*') {
+                    Some(suffix) => self.routed_wild.push((suffix.to_owned(), vs.clone())),
+                    None => {
+                        let host = full_host(host, &vs.metadata.namespace);
+                        self.routed.entry(host).or_default().push(vs.clone());
+                    }
+                }
+            }
+        }
+        for service in &self.services {
+            if let Some(target) = &service.external_name {
+                let target = target.trim_end_matches('.').to_ascii_lowercase();
+                self.aliases.entry(target).or_default().push(service.clone());
+            }
+        }
+    }
+}
+
 /// A host in full: a name without dots belongs to the namespace of who wrote it.
 fn full_host(host: &str, namespace: &str) -> String {
     if host.contains('.') || host.starts_with('*') {
@@ -373,5 +433,6 @@ fn oldest_first<T: Default>(objects: &mut [Arc<Object<T>>]) {
     objects.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
 }
 
+mod endpoints;
 #[cfg(test)]
 mod tests;

@@ -46,6 +46,12 @@ pub struct Workload {
     pub trust_domain: String,
     /// Container ports by name.
     pub named_ports: BTreeMap<String, u16>,
+    /// Its own name under the headless service that `subdomain` names, as a StatefulSet's pods have it.
+    pub hostname: Option<String>,
+    /// That service's name.
+    pub subdomain: Option<String>,
+    /// The node it runs on.
+    pub node: Option<String>,
 }
 
 impl Workload {
@@ -75,6 +81,9 @@ impl Workload {
                 .unwrap_or_else(|| "latest".to_owned()),
             trust_domain: trust_domain.to_owned(),
             named_ports: ports.filter_map(|p| Some((p.name.clone()?, p.container_port))).collect(),
+            hostname: pod.spec.hostname.clone(),
+            subdomain: pod.spec.subdomain.clone(),
+            node: pod.spec.node_name.clone(),
             labels: meta.labels.clone(),
             workload_name,
         }

@@ -60,7 +60,7 @@ pub(crate) fn of_mesh(mesh: &MeshConfig) -> Option<Value> {
 
 /// The log of a listener itself: connections for which it had no filter chain.
 pub(crate) fn of_listener(mesh: &MeshConfig) -> Option<Value> {
-    let mut log = of_mesh(mesh)?;
+    let mut log = of_mesh(mesh).filter(|_| !mesh.disable_envoy_listener_log)?;
     log["filter"] = json!({"responseFlagFilter": {"flags": ["NR"]}});
     Some(log)
 }

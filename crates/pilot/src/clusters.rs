@@ -8,7 +8,7 @@ use mesh::{Resolution, Service, ServicePort, Snapshot};
 use serde_json::{Value, json};
 
 use crate::scope::{self, App};
-use crate::{Proxy, Resource, endpoints, http, names, tls};
+use crate::{Proxy, Resource, endpoints, http, names, sidecar, tls};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -16,11 +16,11 @@ const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptio
 pub fn clusters(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
     let mut all = vec![black_hole(snapshot), passthrough(snapshot, proxy), inbound_passthrough(snapshot)];
     if let Some(workload) = scope::own_workload(snapshot, proxy) {
-        for port in scope::inbound_ports(snapshot, &workload) {
+        for port in scope::inbound_ports(snapshot, proxy, &workload) {
             all.push(inbound(snapshot, &port));
         }
     }
-    for service in scope::services(snapshot, proxy) {
+    for service in sidecar::reached(snapshot, proxy) {
         for port in &service.ports {
             outbound(snapshot, proxy, service, port, &mut all);
         }
@@ -114,17 +114,39 @@ fn service_metadata(service: &Service) -> Value {
 }
 
 fn inbound(snapshot: &Snapshot, port: &scope::InboundPort) -> Value {
-    let mut out = base(snapshot, &names::inbound_cluster(port.port), "ORIGINAL_DST");
-    out["circuitBreakers"] = policy::circuit_breakers(None);
-    out["cleanupInterval"] = json!("9223372035s");
+    let name = names::inbound_cluster(port.port);
+    let mut out = base(snapshot, &name, if port.endpoint.is_some() { "STATIC" } else { "ORIGINAL_DST" });
+    let pool = port.pool.as_ref();
+    out["circuitBreakers"] = policy::circuit_breakers(pool);
     out["commonLbConfig"] = json!({});
-    out["lbPolicy"] = json!("CLUSTER_PROVIDED");
+    match port.endpoint {
+        Some(at) => {
+            let address = json!({"socketAddress": {"address": at.ip().to_string(), "portValue": at.port()}});
+            let host = json!({"endpoint": {"address": address}});
+            out["loadAssignment"] = json!({"clusterName": name, "endpoints": [{"lbEndpoints": [host]}]});
+        }
+        None => {
+            out["cleanupInterval"] = json!("9223372035s");
+            out["lbPolicy"] = json!("CLUSTER_PROVIDED");
+        }
+    }
+    if let Some(limit) = pool.and_then(|p| p.tcp.as_ref()).and_then(|tcp| tcp.connect_timeout.as_ref()) {
+        out["connectTimeout"] = crate::duration(limit);
+    }
+    policy::connections(pool, &mut out);
     let services: Vec<Value> = port.services.iter().map(|service| service_metadata(service)).collect();
     out["metadata"] = json!({"filterMetadata": {"istio": {"services": services}}});
-    match port.app {
-        App::Http2 => out["typedExtensionProtocolOptions"] = protocol_options(explicit_h2()),
-        App::Auto => out["typedExtensionProtocolOptions"] = protocol_options(downstream_protocol()),
-        App::Http1 | App::Tcp | App::Udp => {}
+    let mut options = match port.app {
+        App::Http2 => Some(explicit_h2()),
+        App::Auto => Some(downstream_protocol()),
+        App::Http1 | App::Tcp | App::Udp => None,
+    };
+    if let Some(common) = policy::http_options(pool.and_then(|p| p.http.as_ref())) {
+        options.get_or_insert_with(|| json!({"explicitHttpConfig": {"httpProtocolOptions": {}}}))["commonHttpProtocolOptions"] =
+            common;
+    }
+    if let Some(options) = options {
+        out["typedExtensionProtocolOptions"] = protocol_options(options);
     }
     out["upstreamBindConfig"] = inbound_source();
     out
@@ -178,6 +200,7 @@ impl Outbound<'_> {
         if let Some(detection) = &self.traffic.outlier_detection {
             out["outlierDetection"] = policy::outlier(detection);
         }
+        policy::keepalive(self.snapshot.mesh_config().tcp_keepalive.as_ref(), &mut out);
         policy::connections(self.traffic.connection_pool.as_ref(), &mut out);
         self.protocol(&mut out);
         self.transport(kind, &mut out);
@@ -218,7 +241,9 @@ impl Outbound<'_> {
     /// HTTP options: the service's protocol, upgraded when the user asks for it.
     fn protocol(&self, out: &mut Value) {
         let pool = self.traffic.connection_pool.as_ref().and_then(|pool| pool.http.as_ref());
-        let upgrade = pool.is_some_and(|pool| pool.h2_upgrade_policy.as_deref() == Some("UPGRADE"));
+        let of_mesh = self.snapshot.mesh_config().h2_upgrade_policy.as_deref();
+        let own = pool.and_then(|pool| pool.h2_upgrade_policy.as_deref()).filter(|policy| *policy != "DEFAULT");
+        let upgrade = own.or(of_mesh) == Some("UPGRADE");
         let follow = pool.is_some_and(|pool| pool.use_client_protocol);
         let mut options = match self.app {
             App::Auto => Some(downstream_protocol()),
@@ -253,7 +278,11 @@ impl Outbound<'_> {
             }
             Some(_) => {
                 if let Some(asked) = asked {
-                    out["transportSocket"] = policy::tls(asked, &self.service.host, self.app == App::Http2);
+                    let mut asked = asked.clone();
+                    if asked.subject_alt_names.is_empty() {
+                        asked.subject_alt_names.clone_from(&self.service.subject_alt_names);
+                    }
+                    out["transportSocket"] = policy::tls(&asked, &self.service.host, self.app == App::Http2);
                 }
             }
             None => {
@@ -284,12 +313,10 @@ impl Outbound<'_> {
     }
 
     fn sans(&self) -> Vec<String> {
-        let mut sans: Vec<String> = self
-            .snapshot
-            .endpoints(&self.service.host, self.port.port)
-            .iter()
-            .filter_map(|endpoint| endpoint.workload.as_ref().map(|workload| workload.identity().to_string()))
-            .collect();
+        let endpoints = self.snapshot.endpoints_of(self.service, self.port.port);
+        let of_workloads = endpoints.iter().filter_map(|endpoint| endpoint.workload.as_ref());
+        let mut sans: Vec<String> = of_workloads.map(|workload| workload.identity().to_string()).collect();
+        sans.extend(self.service.subject_alt_names.iter().cloned());
         sans.sort();
         sans.dedup();
         sans

@@ -22,7 +22,7 @@ pub fn endpoints(snapshot: &Snapshot, proxy: &Proxy, wanted: &[String]) -> Vec<R
 /// One load assignment without its type; `health`: whether to say how each host is.
 pub(crate) fn assignment(snapshot: &Snapshot, proxy: &Proxy, name: &str, health: bool) -> Option<Value> {
     let (port, subset, host) = names::parse_outbound(name)?;
-    let service = snapshot.service(host)?;
+    let service = snapshot.service_for(host, &proxy.namespace)?;
     service.ports.iter().find(|p| p.port == port)?;
     let labels = if subset.is_empty() {
         BTreeMap::new()
@@ -30,7 +30,7 @@ pub(crate) fn assignment(snapshot: &Snapshot, proxy: &Proxy, name: &str, health:
         let rule = snapshot.destination_rule_for(host, &proxy.namespace, &proxy.labels)?;
         rule.subsets.iter().find(|s| s.name == subset)?.labels.clone()
     };
-    let candidates = snapshot.endpoints(host, port).into_iter().filter_map(|endpoint| {
+    let candidates = snapshot.endpoints_of(service, port).into_iter().filter_map(|endpoint| {
         if !labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)) {
             return None;
         }

@@ -18,6 +18,8 @@ pub(crate) struct Manager<'a> {
     pub inbound: bool,
     /// Per cent of requests that are traced.
     pub sampling: f64,
+    /// How paths are made plain before anything looks at them (`pathNormalization`).
+    pub normalization: &'a str,
 }
 
 /// Where routes come from.
@@ -47,6 +49,15 @@ impl Manager<'_> {
             "upgradeConfigs": [{"upgradeType": "websocket"}],
             "useRemoteAddress": false
         });
+        match self.normalization {
+            "NONE" => manager["normalizePath"] = json!(false),
+            "MERGE_SLASHES" => manager["mergeSlashes"] = json!(true),
+            "DECODE_AND_MERGE_SLASHES" => {
+                manager["mergeSlashes"] = json!(true);
+                manager["pathWithEscapedSlashesAction"] = json!("UNESCAPE_AND_FORWARD");
+            }
+            _ => {}
+        }
         if let Some(log) = self.access_log {
             manager["accessLog"] = json!([log]);
         }

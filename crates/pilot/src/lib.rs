@@ -20,6 +20,7 @@ mod proxy;
 mod resource;
 mod routes;
 mod scope;
+mod sidecar;
 mod tls;
 mod unsupported;
 

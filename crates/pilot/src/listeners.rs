@@ -3,6 +3,7 @@
 mod chains;
 mod inbound;
 mod outbound;
+mod port;
 
 use mesh::Snapshot;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ pub fn listeners(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
     }
     let mut all = outbound::listeners(snapshot, proxy);
     all.push(inbound::listener(snapshot, proxy));
-    all.push(outbound::catch_all(snapshot));
+    all.push(outbound::catch_all(snapshot, proxy));
     all.into_iter().filter_map(|json| Resource::from_json(json["name"].clone().as_str()?, json)).collect()
 }
 

@@ -8,8 +8,7 @@ use istio_api::networking::{Destination, HttpRoute, VirtualService};
 use mesh::{Service, Snapshot};
 use serde_json::{Value, json};
 
-use crate::scope::{self, Traffic};
-use crate::{Proxy, Resource, clusters, names};
+use crate::{Proxy, Resource, clusters, names, scope, sidecar};
 
 /// The route configurations of the given names; names that stand for nothing are left out.
 pub fn routes(snapshot: &Snapshot, proxy: &Proxy, wanted: &[String]) -> Vec<Resource> {
@@ -37,7 +36,7 @@ pub fn routes(snapshot: &Snapshot, proxy: &Proxy, wanted: &[String]) -> Vec<Reso
 
 /// The routes of a service that has its own listener: whatever the host header says.
 fn one_service(snapshot: &Snapshot, proxy: &Proxy, host: &str, port: u16) -> Option<Vec<Value>> {
-    let service = snapshot.service(host)?;
+    let service = snapshot.service_for(host, &proxy.namespace)?;
     let mut virtual_host = service_host(snapshot, proxy, service, port);
     virtual_host["domains"] = json!(["*"]);
     Some(vec![virtual_host])
@@ -47,8 +46,8 @@ fn one_service(snapshot: &Snapshot, proxy: &Proxy, host: &str, port: u16) -> Opt
 fn port(snapshot: &Snapshot, proxy: &Proxy, port: u16) -> Vec<Value> {
     let mut taken = std::collections::HashSet::new();
     let mut hosts = Vec::new();
-    for service in scope::services(snapshot, proxy) {
-        let shared = service.ports.iter().any(|p| p.port == port && scope::traffic(service, p) == Traffic::SharedHttp);
+    for service in sidecar::services_on_port(snapshot, proxy, port) {
+        let shared = service.ports.iter().any(|p| p.port == port && scope::shares_routes(service, p, proxy));
         if shared {
             hosts.push(service_host(snapshot, proxy, service, port));
         }
@@ -64,14 +63,15 @@ fn port(snapshot: &Snapshot, proxy: &Proxy, port: u16) -> Vec<Value> {
     }
     hosts.retain(|host| host["domains"].as_array().is_some_and(|domains| !domains.is_empty()));
     hosts.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
-    hosts.push(catch_all(snapshot));
+    hosts.push(catch_all(snapshot, proxy));
     hosts
 }
 
 /// Hosts of VirtualServices that are no services: they are served on port 80.
 fn foreign_hosts(snapshot: &Snapshot, proxy: &Proxy, port: u16) -> Vec<Value> {
     let mut out = Vec::new();
-    for object in snapshot.virtual_services_in_mesh(&proxy.namespace) {
+    let all = snapshot.virtual_services_in_mesh(&proxy.namespace);
+    for object in all.into_iter().filter(|object| sidecar::follows(snapshot, proxy, object)) {
         for host in &object.spec.hosts {
             let host = scope::resolve(host, &object.metadata.namespace, &proxy.domain_suffix);
             if snapshot.service(&host).is_some() || object.spec.http.is_empty() {
@@ -90,13 +90,19 @@ fn foreign_hosts(snapshot: &Snapshot, proxy: &Proxy, port: u16) -> Vec<Value> {
 }
 
 fn service_host(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: u16) -> Value {
-    let user = snapshot.virtual_service_for(&service.host, &proxy.namespace).filter(|vs| !vs.spec.http.is_empty());
+    let user = scope::virtual_service(snapshot, proxy, &service.host).filter(|vs| !vs.spec.http.is_empty());
     let routes = match &user {
         Some(object) => user_routes(snapshot, proxy, object, port),
         None => vec![default_route(snapshot, proxy, service, port)],
     };
+    let vips = scope::vips(service, proxy);
+    let own =
+        |host: &str, headless, vips: &[_]| names::domains(host, &proxy.namespace, &proxy.domain_suffix, headless, vips);
+    let mut domains = own(&service.host, service.headless, &vips);
+    let aliases = snapshot.aliases(&service.host).iter().filter(|alias| alias.visible_to(&proxy.namespace));
+    domains.extend(aliases.flat_map(|alias| own(&alias.host, false, &[])));
     json!({
-        "domains": names::domains(&service.host, &proxy.namespace, &proxy.domain_suffix, service.headless, &service.vips),
+        "domains": domains,
         "includeRequestAttemptCount": true,
         "name": format!("{}:{port}", service.host),
         "routes": routes
@@ -267,8 +273,9 @@ fn mirrors(
     single.into_iter().chain(several).collect()
 }
 
-fn catch_all(snapshot: &Snapshot) -> Value {
-    if scope::allow_any(snapshot) {
+fn catch_all(snapshot: &Snapshot, proxy: &Proxy) -> Value {
+    let cluster = scope::unknown(snapshot, proxy);
+    if cluster != names::BLACK_HOLE {
         json!({
             "domains": ["*"],
             "includeRequestAttemptCount": true,
@@ -276,7 +283,7 @@ fn catch_all(snapshot: &Snapshot) -> Value {
             "routes": [{
                 "match": {"prefix": "/"},
                 "name": "allow_any",
-                "route": {"cluster": names::PASSTHROUGH, "maxGrpcTimeout": "0s", "timeout": "0s"}
+                "route": {"cluster": cluster, "maxGrpcTimeout": "0s", "timeout": "0s"}
             }]
         })
     } else {

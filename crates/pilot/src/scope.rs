@@ -1,12 +1,16 @@
 //! What a proxy sees of the mesh, and how a port is treated.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh::{Protocol, Resolution, Service, ServicePort, Snapshot, Workload};
+use istio_api::Object;
+use istio_api::edge::{IngressListener, SidecarPort};
+use istio_api::networking::{ConnectionPool, VirtualService};
+use mesh::{Protocol, Service, ServicePort, Snapshot, Workload};
 use serde_json::Value;
 
-use crate::{Proxy, duration};
+use crate::{Proxy, duration, names, sidecar};
 
 /// What is spoken on a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,9 +64,48 @@ pub(crate) fn traffic(service: &Service, port: &ServicePort) -> Traffic {
     }
 }
 
+/// What is spoken on a port of a Sidecar resource.
+pub(crate) fn app_of(port: &SidecarPort) -> App {
+    match port.protocol.to_ascii_uppercase().as_str() {
+        "HTTP" => App::Http1,
+        "HTTP2" | "GRPC" | "GRPC-WEB" => App::Http2,
+        "" => App::Auto,
+        _ => App::Tcp,
+    }
+}
+
+/// Whether a service port is among the routes that all services on that port number share.
+pub(crate) fn shares_routes(service: &Service, port: &ServicePort, proxy: &Proxy) -> bool {
+    match traffic(service, port) {
+        Traffic::SharedHttp => true,
+        // Without any address only the host tells it from others.
+        Traffic::Sniffed => is_anywhere(service, proxy),
+        Traffic::Tcp | Traffic::Ignored => false,
+    }
+}
+
+/// Whether a service has no address by which connections to it could be known.
+pub(crate) fn is_anywhere(service: &Service, proxy: &Proxy) -> bool {
+    !service.headless && vips(service, proxy).is_empty() && service.ranges.is_empty()
+}
+
+/// The virtual addresses at which a proxy's workload calls a service.
+pub(crate) fn vips(service: &Service, proxy: &Proxy) -> Vec<IpAddr> {
+    let invented = service.auto_vip.filter(|_| proxy.dns_capture());
+    service.vips.iter().copied().chain(invented).collect()
+}
+
 /// The services a proxy may call.
-pub(crate) fn services<'a>(snapshot: &'a Snapshot, proxy: &'a Proxy) -> impl Iterator<Item = &'a Arc<Service>> {
-    snapshot.services().filter(move |service| service.visible_to(&proxy.namespace))
+pub(crate) fn services<'a>(snapshot: &'a Snapshot, proxy: &Proxy) -> Vec<&'a Arc<Service>> {
+    sidecar::services(snapshot, proxy)
+}
+
+/// The VirtualService of a host that a proxy follows.
+pub(crate) fn virtual_service(snapshot: &Snapshot, proxy: &Proxy, host: &str) -> Option<Arc<Object<VirtualService>>> {
+    if sidecar::of(snapshot, proxy).is_none() {
+        return snapshot.virtual_service_for(host, &proxy.namespace);
+    }
+    snapshot.virtual_service_where(host, &proxy.namespace, |object| sidecar::follows(snapshot, proxy, object))
 }
 
 /// The workload beside which the proxy runs.
@@ -70,7 +113,7 @@ pub(crate) fn own_workload(snapshot: &Snapshot, proxy: &Proxy) -> Option<Arc<Wor
     snapshot.workload(&proxy.namespace, &proxy.name).or_else(|| snapshot.workload_by_ip(proxy.ip)).cloned()
 }
 
-/// One port of the workload itself that services lead to.
+/// One port of the workload itself that services lead to, or that its Sidecar opens.
 pub(crate) struct InboundPort {
     /// The workload's port.
     pub port: u16,
@@ -80,10 +123,28 @@ pub(crate) struct InboundPort {
     pub app: App,
     /// The services that lead here, oldest first.
     pub services: Vec<Arc<Service>>,
+    /// Where connections are sent instead of the address they were made to.
+    pub endpoint: Option<SocketAddr>,
+    /// Limits of the connections to the application.
+    pub pool: Option<ConnectionPool>,
 }
 
-/// The ports of a workload by number; of several services on one port the first decides the protocol.
-pub(crate) fn inbound_ports(snapshot: &Snapshot, workload: &Workload) -> Vec<InboundPort> {
+/// The ports of a workload by number; of several services on one port the first decides the protocol. A Sidecar with
+/// ingress listeners replaces what services say.
+pub(crate) fn inbound_ports(snapshot: &Snapshot, proxy: &Proxy, workload: &Workload) -> Vec<InboundPort> {
+    let mut ports = service_ports(snapshot, workload);
+    let Some(sidecar) = sidecar::of(snapshot, proxy) else { return ports.into_values().collect() };
+    if !sidecar.ingress.is_empty() {
+        let listeners = sidecar.ingress.iter().filter_map(|listener| ingress(listener, proxy, &mut ports)).collect();
+        ports = listeners;
+    }
+    for port in ports.values_mut().filter(|port| port.pool.is_none()) {
+        port.pool.clone_from(&sidecar.inbound_connection_pool);
+    }
+    ports.into_values().collect()
+}
+
+fn service_ports(snapshot: &Snapshot, workload: &Workload) -> BTreeMap<u16, InboundPort> {
     let mut ports: BTreeMap<u16, InboundPort> = BTreeMap::new();
     for service in snapshot.services().filter(|service| service.selects(workload)) {
         for port in &service.ports {
@@ -94,13 +155,37 @@ pub(crate) fn inbound_ports(snapshot: &Snapshot, workload: &Workload) -> Vec<Inb
                 service_port: port.port,
                 app,
                 services: Vec::new(),
+                endpoint: None,
+                pool: None,
             });
             if !entry.services.iter().any(|known| known.host == service.host) {
                 entry.services.push(Arc::clone(service));
             }
         }
     }
-    ports.into_values().collect()
+    ports
+}
+
+/// An ingress listener; the services that lead to its port keep their names.
+fn ingress(
+    listener: &IngressListener,
+    proxy: &Proxy,
+    of_services: &mut BTreeMap<u16, InboundPort>,
+) -> Option<(u16, InboundPort)> {
+    let given = listener.port.as_ref()?;
+    let port = u16::try_from(given.number).ok()?;
+    let known = of_services.remove(&port);
+    let endpoint: Option<SocketAddr> = listener.default_endpoint.parse().ok();
+    let endpoint = endpoint.map(|at| if at.ip().is_unspecified() { SocketAddr::new(proxy.ip, at.port()) } else { at });
+    let made = InboundPort {
+        port,
+        service_port: known.as_ref().map_or(port, |k| k.service_port),
+        app: app_of(given),
+        services: known.map(|k| k.services).unwrap_or_default(),
+        endpoint,
+        pool: listener.connection_pool.clone(),
+    };
+    Some((port, made))
 }
 
 /// A host as it is known in the mesh: short names belong to the namespace of who wrote them.
@@ -108,10 +193,34 @@ pub(crate) fn resolve(host: &str, namespace: &str, domain_suffix: &str) -> Strin
     if host.contains('.') || host == "*" { host.to_owned() } else { format!("{host}.{namespace}.svc.{domain_suffix}") }
 }
 
-/// Whether traffic to unknown places is let out.
-pub(crate) fn allow_any(snapshot: &Snapshot) -> bool {
-    snapshot.mesh_config().outbound_traffic_policy.as_ref().and_then(|policy| policy.mode.as_deref())
-        != Some("REGISTRY_ONLY")
+/// The cluster of traffic to unknown places: the Sidecar's word before the mesh's. A policy without a mode lets nothing
+/// out, as Istio's has it.
+pub(crate) fn unknown(snapshot: &Snapshot, proxy: &Proxy) -> String {
+    if let Some(own) = sidecar::of(snapshot, proxy).and_then(|s| s.outbound_traffic_policy.as_ref()) {
+        let through = own.egress_proxy.as_ref().and_then(|to| {
+            let port = u16::try_from(to.port.as_ref()?.number).ok()?;
+            Some(names::outbound_cluster(port, &to.subset, &to.host))
+        });
+        return match own.mode.as_deref() {
+            Some("ALLOW_ANY") => through.unwrap_or_else(|| names::PASSTHROUGH.to_owned()),
+            _ => names::BLACK_HOLE.to_owned(),
+        };
+    }
+    match snapshot.mesh_config().outbound_traffic_policy.as_ref().map(|policy| policy.mode.as_deref()) {
+        None | Some(Some("ALLOW_ANY")) => names::PASSTHROUGH.to_owned(),
+        _ => names::BLACK_HOLE.to_owned(),
+    }
+}
+
+/// How long the first bytes of a connection are waited for; zero leaves it to the proxy.
+pub(crate) fn detection_timeout(snapshot: &Snapshot) -> Value {
+    snapshot.mesh_config().protocol_detection_timeout.as_ref().map_or_else(|| Value::from("0s"), duration)
+}
+
+/// How paths are made plain.
+pub(crate) fn normalization(snapshot: &Snapshot) -> &str {
+    let policy = snapshot.mesh_config().path_normalization.as_ref();
+    policy.and_then(|p| p.normalization.as_deref()).unwrap_or("DEFAULT")
 }
 
 /// Whether clients use mTLS without being told, wherever the server can.
@@ -135,9 +244,4 @@ pub(crate) fn trust_domains(snapshot: &Snapshot) -> Vec<String> {
 /// Per cent of requests that are traced.
 pub(crate) fn sampling(_snapshot: &Snapshot) -> f64 {
     1.0
-}
-
-/// Whether a service is reached at the addresses of its endpoints only.
-pub(crate) fn direct(service: &Service) -> bool {
-    service.headless || service.resolution == Resolution::None
 }

@@ -1,9 +1,9 @@
-//! ServiceEntry and WorkloadEntry.
+//! ServiceEntry, WorkloadEntry and WorkloadGroup.
 
 use std::collections::BTreeSet;
 
 use super::FieldError;
-use crate::service_entry::{ServiceEntry, WorkloadEntry};
+use crate::service_entry::{ServiceEntry, WorkloadEntry, WorkloadGroup};
 
 type Found = Vec<FieldError>;
 
@@ -64,10 +64,6 @@ pub(super) fn service_entry(spec: &ServiceEntry, found: &mut Found) {
     if resolution == "DNS_ROUND_ROBIN" && spec.endpoints.len() > 1 {
         no(found, "/spec/endpoints", "resolution DNS_ROUND_ROBIN takes one endpoint");
     }
-    if !spec.subject_alt_names.is_empty() {
-        let message = "not built yet; set them in a DestinationRule's tls.subjectAltNames";
-        no(found, "/spec/subjectAltNames", message);
-    }
     addresses(spec, resolution, found);
     ports(spec, found);
     for (i, endpoint) in spec.endpoints.iter().enumerate() {
@@ -88,8 +84,6 @@ fn addresses(spec: &ServiceEntry, resolution: &str, found: &mut Found) {
             no(found, at, format!("\"{address}\" is neither an IP address nor a CIDR"));
         } else if is_range(address) && !["NONE", "STATIC"].contains(&resolution) {
             no(found, at, "ranges of addresses are for the resolutions NONE and STATIC");
-        } else if is_range(address) {
-            no(found, at, "ranges of addresses are not built yet; list the addresses");
         }
     }
 }
@@ -133,6 +127,21 @@ pub(super) fn entry(spec: &WorkloadEntry, at: &str, found: &mut Found) {
         }
     }
     if !spec.network.is_empty() {
-        no(found, format!("{at}/network"), "networks are not built yet; remove the field");
+        let message = "a mesh is one network here: every endpoint is called at its address; remove the field";
+        no(found, format!("{at}/network"), message);
+    }
+}
+
+/// A WorkloadGroup is a template for machines that register themselves.
+pub(super) fn group(spec: &WorkloadGroup, found: &mut Found) {
+    if let Some(template) = &spec.template {
+        if !template.address.is_empty() {
+            no(found, "/spec/template/address", "a template has no address: each machine brings its own");
+        }
+        let with = WorkloadEntry { address: "0.0.0.0".to_owned(), ports: Default::default(), ..template.clone() };
+        entry(&with, "/spec/template", found);
+    }
+    if spec.probe.is_some() {
+        no(found, "/spec/probe", "health checks of machines are not built; remove the field");
     }
 }

@@ -127,8 +127,8 @@ spec: {address: 10.9.0.1, ports: {http: 9090}, labels: {app: vm, security.istio.
     assert_eq!((bank.resolution, bank.mesh_external), (crate::Resolution::Dns, true));
     assert_eq!(both.endpoints("api.bank.example", 443)[0].address, "api.bank.example");
     let alone = mesh(entries.split("---").next().unwrap());
-    assert_eq!(alone.service("api.bank.example").unwrap().vips, bank.vips, "other entries do not move it");
-    assert!(bank.vips[0].to_string().starts_with("240.240."));
+    assert_eq!(alone.service("api.bank.example").unwrap().auto_vip, bank.auto_vip, "other entries do not move it");
+    assert!(bank.auto_vip.unwrap().to_string().starts_with("240.240."));
     let vm = &both.endpoints("vm.example", 80)[0];
     assert_eq!((vm.address.as_str(), vm.port, vm.weight), ("10.9.0.1", 9090, 3));
     let identity = vm.workload.as_ref().unwrap().identity().to_string();

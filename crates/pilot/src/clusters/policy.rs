@@ -1,7 +1,8 @@
 //! A DestinationRule's traffic policy as fields of a cluster.
 
 use istio_api::networking::{
-    ClientTlsSettings, ConnectionPool, HttpSettings, OutlierDetection, ProxyProtocol, RetryBudget, TrafficPolicy,
+    ClientTlsSettings, ConnectionPool, HttpSettings, OutlierDetection, ProxyProtocol, RetryBudget, TcpKeepalive,
+    TrafficPolicy,
 };
 use mesh::MergedDestinationRule;
 use serde_json::{Value, json};
@@ -157,7 +158,12 @@ pub(super) fn connect_timeout(policy: &TrafficPolicy) -> Option<Value> {
 
 /// Keep-alive and connection lifetime.
 pub(super) fn connections(pool: Option<&ConnectionPool>, out: &mut Value) {
-    let Some(keepalive) = pool.and_then(|p| p.tcp.as_ref()).and_then(|tcp| tcp.tcp_keepalive.as_ref()) else { return };
+    keepalive(pool.and_then(|p| p.tcp.as_ref()).and_then(|tcp| tcp.tcp_keepalive.as_ref()), out);
+}
+
+/// Keep-alive; none leaves it as it was.
+pub(super) fn keepalive(of: Option<&TcpKeepalive>, out: &mut Value) {
+    let Some(keepalive) = of else { return };
     let mut settings = json!({});
     if let Some(probes) = keepalive.probes {
         settings["keepaliveProbes"] = json!(probes);

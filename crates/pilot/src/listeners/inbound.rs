@@ -64,7 +64,7 @@ pub(super) fn listener(snapshot: &Snapshot, proxy: &Proxy) -> Value {
         let default_mode = snapshot.mtls_mode(&workload, 0);
         sniffs = default_mode != MtlsMode::Strict;
         chains.extend(plan(default_mode, App::Auto).iter().map(|chain| own.chain(chain, None)));
-        for port in scope::inbound_ports(snapshot, &workload) {
+        for port in scope::inbound_ports(snapshot, proxy, &workload) {
             let mode = snapshot.mtls_mode(&workload, port.port);
             if port.app == App::Auto {
                 sniffs |= mode != MtlsMode::Strict;
@@ -84,7 +84,7 @@ pub(super) fn listener(snapshot: &Snapshot, proxy: &Proxy) -> Value {
         "continueOnListenerFiltersTimeout": true,
         "filterChains": chains,
         "listenerFilters": filters,
-        "listenerFiltersTimeout": "0s",
+        "listenerFiltersTimeout": scope::detection_timeout(snapshot),
         "maxConnectionsToAcceptPerSocketEvent": 1,
         "name": "virtualInbound",
         "trafficDirection": "INBOUND"
@@ -206,6 +206,7 @@ impl<'a> Own<'a> {
             security: self.http_security.clone(),
             inbound: true,
             sampling: scope::sampling(self.snapshot),
+            normalization: scope::normalization(self.snapshot),
         }
         .filter(self.proxy)
     }

@@ -1,0 +1,84 @@
+//! MeshConfig and the settings of proxies.
+
+use super::FieldError;
+use crate::extensions::ProxyConfig;
+use crate::mesh::{MeshConfig, ProxySettings};
+
+/// MeshConfig is text inside a ConfigMap: its mistakes all stand at that text.
+const AT: &str = "/data/mesh";
+
+pub(super) fn mesh_config(spec: &MeshConfig, found: &mut Vec<FieldError>) {
+    let mut no = |message: String| found.push(FieldError::new(AT, message));
+    let choice = |value: Option<&String>, field: &str, known: &[&str]| {
+        let unknown = value.filter(|v| !known.contains(&v.as_str()));
+        unknown.map(|v| format!("{field}: \"{v}\" is not one of {}", known.join(", ")))
+    };
+    let mode = spec.outbound_traffic_policy.as_ref().and_then(|p| p.mode.as_ref());
+    if mode.is_some_and(|m| m == "ALLOW_ANY_DYNAMIC_DNS") {
+        no("outboundTrafficPolicy.mode: ALLOW_ANY_DYNAMIC_DNS is not built; use ALLOW_ANY".to_owned());
+    } else if let Some(message) = choice(mode, "outboundTrafficPolicy.mode", &["ALLOW_ANY", "REGISTRY_ONLY"]) {
+        no(message);
+    }
+    let normalization = spec.path_normalization.as_ref().and_then(|p| p.normalization.as_ref());
+    let choices = [
+        (spec.access_log_encoding.as_ref(), "accessLogEncoding", &["TEXT", "JSON"][..]),
+        (spec.h2_upgrade_policy.as_ref(), "h2UpgradePolicy", &["DO_NOT_UPGRADE", "UPGRADE"][..]),
+        (
+            normalization,
+            "pathNormalization.normalization",
+            &["DEFAULT", "NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"][..],
+        ),
+    ];
+    for message in choices.into_iter().filter_map(|(value, field, known)| choice(value, field, known)) {
+        no(message);
+    }
+    for (port, only, field) in [
+        (spec.proxy_listen_port, 15001, "proxyListenPort"),
+        (spec.proxy_inbound_listen_port, 15006, "proxyInboundListenPort"),
+    ] {
+        if let Some(port) = port.filter(|p| *p != only) {
+            no(format!("{field}: another port than {only} is not built; remove it ({port})"));
+        }
+    }
+    for (list, field) in [
+        (&spec.default_service_export_to, "defaultServiceExportTo"),
+        (&spec.default_virtual_service_export_to, "defaultVirtualServiceExportTo"),
+        (&spec.default_destination_rule_export_to, "defaultDestinationRuleExportTo"),
+    ] {
+        if list.len() > 1 && list.iter().any(|n| n == "*" || n == "~") {
+            no(format!("{field}: \"*\" and \"~\" stand alone"));
+        }
+    }
+    if spec.connect_timeout.is_some_and(|t| t.is_zero()) {
+        no("connectTimeout: it must be at least 1ms".to_owned());
+    }
+    if let Some(message) = spec.default_config.as_ref().and_then(proxy_settings) {
+        no(format!("defaultConfig.{message}"));
+    }
+}
+
+/// What is wrong with the settings of a proxy.
+pub(crate) fn proxy_settings(spec: &ProxySettings) -> Option<String> {
+    if let Some(threads) = spec.concurrency.filter(|c| !(0..=1024).contains(c)) {
+        return Some(format!("concurrency: {threads} is no number of threads; 0 means one per processor"));
+    }
+    if spec.hold_application_until_proxy_starts == Some(false) {
+        return Some(
+            "holdApplicationUntilProxyStarts: the application always waits for its sidecar; remove it".to_owned(),
+        );
+    }
+    let odd = |name: &&String| name.is_empty() || name.contains(['=', '\0']);
+    spec.proxy_metadata.keys().find(odd).map(|name| format!("proxyMetadata: \"{name}\" is no name of a variable"))
+}
+
+/// What is not built of a ProxyConfig.
+pub(super) fn proxy_config(spec: &ProxyConfig, found: &mut Vec<FieldError>) {
+    for name in spec.environment_variables.keys().filter(|n| n.is_empty() || n.contains(['=', '\0'])) {
+        let message = format!("\"{name}\" is no name of a variable");
+        found.push(FieldError::new("/spec/environmentVariables", message));
+    }
+    if spec.image.is_some() {
+        let message = "there is one image for all kinds; use the annotation sidecar.istio.io/proxyImage";
+        found.push(FieldError::new("/spec/image", message));
+    }
+}

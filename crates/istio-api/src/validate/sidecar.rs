@@ -1,0 +1,195 @@
+//! Sidecar.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::FieldError;
+use crate::edge::{EgressListener, IngressListener, Sidecar, SidecarPort};
+
+type Found = Vec<FieldError>;
+
+fn no(found: &mut Found, pointer: impl AsRef<str>, message: impl Into<String>) {
+    found.push(FieldError::new(pointer.as_ref(), message));
+}
+
+pub(super) fn sidecar(spec: &Sidecar, found: &mut Found) {
+    let policy = spec.outbound_traffic_policy.as_ref();
+    if spec.egress.is_empty() && spec.ingress.is_empty() && policy.is_none() && spec.inbound_connection_pool.is_none() {
+        no(found, "/spec", "an empty Sidecar says nothing; give egress, ingress or outboundTrafficPolicy");
+    }
+    for (key, value) in spec.workload_selector.iter().flat_map(|s| &s.labels) {
+        if key.contains('*') || value.contains('*') {
+            no(found, "/spec/workloadSelector/labels", "a selector knows no wildcards");
+        }
+    }
+    if let Some(policy) = policy {
+        match policy.mode.as_deref() {
+            None | Some("ALLOW_ANY" | "REGISTRY_ONLY") => {}
+            Some(other) => no(
+                found,
+                "/spec/outboundTrafficPolicy/mode",
+                format!("unknown mode \"{other}\"; use ALLOW_ANY or REGISTRY_ONLY"),
+            ),
+        }
+        if let Some(proxy) = &policy.egress_proxy {
+            if policy.mode.as_deref() != Some("ALLOW_ANY") {
+                no(found, "/spec/outboundTrafficPolicy/egressProxy", "an egressProxy needs mode ALLOW_ANY");
+            }
+            if proxy.host.is_empty() || !proxy.host.contains('.') {
+                no(found, "/spec/outboundTrafficPolicy/egressProxy/host", "write the full name of the host");
+            }
+            if proxy.port.as_ref().is_none_or(|p| !(1..=65535).contains(&p.number)) {
+                no(found, "/spec/outboundTrafficPolicy/egressProxy/port", "an egressProxy needs a port");
+            }
+        }
+        if policy.tls.is_some() {
+            no(found, "/spec/outboundTrafficPolicy/tls", "TLS to unknown servers is not built; remove it");
+        }
+    }
+    ingress(&spec.ingress, found);
+    egress(&spec.egress, found);
+}
+
+fn port(port: &SidecarPort, at: &str, found: &mut Found) {
+    const PROTOCOLS: [&str; 13] = [
+        "HTTP",
+        "HTTPS",
+        "GRPC",
+        "GRPC-WEB",
+        "HTTP2",
+        "MONGO",
+        "TCP",
+        "TLS",
+        "MYSQL",
+        "REDIS",
+        "HTTP_PROXY",
+        "UDP",
+        "",
+    ];
+    if !(1..=65535).contains(&port.number) {
+        no(found, format!("{at}/number"), format!("{} is not a port; ports go from 1 to 65535", port.number));
+    }
+    match port.protocol.to_ascii_uppercase().as_str() {
+        "HTTP_PROXY" => no(found, format!("{at}/protocol"), "an HTTP proxy listener is not built"),
+        "UDP" => no(found, format!("{at}/protocol"), "UDP does not go through proxies"),
+        other if !PROTOCOLS.contains(&other) => {
+            no(found, format!("{at}/protocol"), format!("unknown protocol \"{}\"", port.protocol));
+        }
+        _ => {}
+    }
+    if port.target_port != 0 {
+        no(found, format!("{at}/targetPort"), "a Sidecar's port has no targetPort; use defaultEndpoint");
+    }
+}
+
+fn ingress(listeners: &[IngressListener], found: &mut Found) {
+    let mut numbers = BTreeSet::new();
+    for (i, listener) in listeners.iter().enumerate() {
+        let at = format!("/spec/ingress/{i}");
+        match &listener.port {
+            None => no(found, format!("{at}/port"), "an ingress listener needs a port"),
+            Some(given) => {
+                port(given, &format!("{at}/port"), found);
+                if !numbers.insert(given.number) {
+                    no(found, format!("{at}/port/number"), format!("the port {} is there twice", given.number));
+                }
+            }
+        }
+        capture(listener.capture_mode.as_deref(), &at, found);
+        if listener.capture_mode.as_deref() == Some("NONE") {
+            let message = "ingress without interception is not built; connections are always captured";
+            no(found, format!("{at}/captureMode"), message);
+        }
+        if !listener.bind.is_empty() {
+            let message = "an ingress listener's own address is not built; connections are always captured";
+            no(found, format!("{at}/bind"), message);
+        }
+        if listener.tls.is_some() {
+            let message = "TLS that is not the mesh's is not built for ingress listeners; use PeerAuthentication";
+            no(found, format!("{at}/tls"), message);
+        }
+        endpoint(&listener.default_endpoint, &format!("{at}/defaultEndpoint"), found);
+    }
+}
+
+/// `127.0.0.1:PORT`, `[::1]:PORT`, `0.0.0.0:PORT` or `[::]:PORT`.
+fn endpoint(text: &str, at: &str, found: &mut Found) {
+    if text.is_empty() {
+        return;
+    }
+    if text.starts_with("unix://") {
+        return no(found, at, "Unix domain sockets are not built yet; use 127.0.0.1:PORT");
+    }
+    let parsed: Option<std::net::SocketAddr> = text.parse().ok();
+    match parsed {
+        Some(at) if at.port() != 0 && (at.ip().is_loopback() || at.ip().is_unspecified()) => {}
+        _ => no(
+            found,
+            at,
+            format!("\"{text}\" is not of the form 127.0.0.1:PORT, [::1]:PORT, 0.0.0.0:PORT or [::]:PORT"),
+        ),
+    }
+}
+
+fn capture(mode: Option<&str>, at: &str, found: &mut Found) {
+    if let Some(mode) = mode.filter(|m| !["DEFAULT", "IPTABLES", "NONE"].contains(m)) {
+        no(found, format!("{at}/captureMode"), format!("unknown mode \"{mode}\"; use DEFAULT, IPTABLES or NONE"));
+    }
+}
+
+fn egress(listeners: &[EgressListener], found: &mut Found) {
+    let mut taken = BTreeSet::new();
+    for (i, listener) in listeners.iter().enumerate() {
+        let at = format!("/spec/egress/{i}");
+        capture(listener.capture_mode.as_deref(), &at, found);
+        if listener.hosts.is_empty() {
+            no(found, format!("{at}/hosts"), "an egress listener needs hosts; \"*/*\" is all");
+        }
+        for (j, host) in listener.hosts.iter().enumerate() {
+            egress_host(host, &format!("{at}/hosts/{j}"), found);
+        }
+        if listener.bind.starts_with("unix://") {
+            no(found, format!("{at}/bind"), "Unix domain sockets are not built yet; use an address and a port");
+        } else if !listener.bind.is_empty() && listener.bind.parse::<IpAddr>().is_err() {
+            no(found, format!("{at}/bind"), format!("\"{}\" is not an IP address", listener.bind));
+        }
+        match &listener.port {
+            None => {
+                if !listener.bind.is_empty() {
+                    no(found, format!("{at}/bind"), "bind needs a port");
+                }
+                if listener.capture_mode.as_deref() == Some("NONE") {
+                    no(found, format!("{at}/captureMode"), "without interception a listener needs a port");
+                }
+                if i + 1 != listeners.len() {
+                    no(found, &at, "the listener without a port takes what is left: it must be the last");
+                }
+            }
+            Some(given) => {
+                port(given, &format!("{at}/port"), found);
+                if !taken.insert((listener.bind.as_str(), given.number)) {
+                    no(found, format!("{at}/port/number"), format!("the port {} is there twice", given.number));
+                }
+            }
+        }
+    }
+}
+
+/// `NAMESPACE/HOST`; namespaces `.`, `*`, `~` and, to leave hosts out, `~NAMESPACE`.
+fn egress_host(host: &str, at: &str, found: &mut Found) {
+    let Some((namespace, name)) = host.split_once('/').filter(|(_, name)| !name.contains('/')) else {
+        return no(found, at, format!("\"{host}\" is not of the form NAMESPACE/HOST, such as \"./*\""));
+    };
+    let label = |text: &str| {
+        let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !text.is_empty() && text.len() <= 63 && text.chars().all(known)
+    };
+    let plain = namespace.strip_prefix('~').filter(|rest| !rest.is_empty()).unwrap_or(namespace);
+    if !["*", ".", "~"].contains(&plain) && !label(plain) {
+        no(found, at, format!("\"{namespace}\" is no namespace; use a name, \".\", \"*\", \"~\" or \"~NAME\""));
+    }
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    if name != "*" && (rest.is_empty() || rest.contains('*')) {
+        no(found, at, format!("\"{name}\" is no host; a wildcard is \"*\" or \"*.DOMAIN\""));
+    }
+}
