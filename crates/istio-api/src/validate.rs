@@ -54,7 +54,6 @@ pub fn resource(resource: &Resource) -> Vec<FieldError> {
         }
         Resource::Sidecar(o) => sidecar::sidecar(&o.spec, &mut found),
         Resource::ProxyConfig(o) => {
-            security::selector(o.spec.selector.as_ref(), &mut found);
             extensions::proxy_config(&o.spec, &mut found);
             mesh::proxy_config(&o.spec, &mut found);
         }
