@@ -177,7 +177,8 @@ fn iptables(flags: Iptables) -> Result<(), String> {
         outbound_except: flags.except,
         outbound_ports: flags.ports,
         outbound_ports_except: flags.ports_except,
-        dns: flags.dns,
+        // Where the sidecar's own settings reach the init container, they say it too.
+        dns: flags.dns || std::env::var("ISTIO_META_DNS_CAPTURE").is_ok_and(|v| v == "true"),
     };
     set(&Rules::new(&capture), flags.dry_run)
 }

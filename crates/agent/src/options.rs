@@ -38,6 +38,8 @@ pub struct AgentOptions {
     pub workers: usize,
     /// Life of a certificate to ask for, in seconds; 0 leaves it to istiod.
     pub certificate_seconds: i64,
+    /// More of the node's metadata, from variables `ISTIO_META_*`: what istiod may look at.
+    pub node_metadata: BTreeMap<String, String>,
 }
 
 /// What is missing or wrong in the environment.
@@ -91,6 +93,9 @@ impl AgentOptions {
             // Istio's default of a sidecar is two.
             workers: concurrency.filter(|n| *n > 0).unwrap_or(2),
             certificate_seconds: 0,
+            node_metadata: std::env::vars()
+                .filter_map(|(name, value)| Some((name.strip_prefix("ISTIO_META_")?.to_owned(), value)))
+                .collect(),
             pod,
         })
     }
@@ -104,12 +109,18 @@ impl AgentOptions {
     /// The node's metadata, under Istio's names.
     pub fn metadata(&self) -> Value {
         let labels: Map<String, Value> = self.labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-        json!({
+        let mut metadata = json!({
             "NAME": self.pod, "NAMESPACE": self.namespace, "SERVICE_ACCOUNT": self.service_account, "LABELS": labels,
             "WORKLOAD_NAME": self.workload, "CLUSTER_ID": self.cluster, "INSTANCE_IPS": self.ip.to_string(),
             "INTERCEPTION_MODE": "REDIRECT", "ISTIO_VERSION": env!("CARGO_PKG_VERSION"), "MESH_ID": self.trust_domain,
             "PILOT_SAN": [self.istiod_name],
-        })
+        });
+        for (name, value) in &self.node_metadata {
+            if metadata.get(name).is_none() {
+                metadata[name] = json!(value);
+            }
+        }
+        metadata
     }
 
     /// The workload as metrics describe it.

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use xds::Client;
 
 use crate::channel;
-use crate::dns::{self, Names};
+use crate::dns::{self, Names, Resolvers};
 use crate::follow::Follower;
 use crate::health::{self, Health};
 use crate::identity::Identity;
@@ -40,6 +40,7 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
     let admin = bind(local, 15000).await?;
     let agent_ports = [bind(any, 15020).await?, bind(any, 15021).await?, bind(any, 15090).await?];
     let dns_socket = UdpSocket::bind(SocketAddr::new(local, 15053)).await?;
+    let dns_listener = bind(local, 15053).await?;
 
     let secrets: Arc<SecretStore> = Arc::default();
     let telemetry = Telemetry::new(options.telemetry());
@@ -65,8 +66,10 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
     tokio::spawn(proxy::admin::serve(admin, proxy.clone(), Arc::new(move || ready.is_ready())));
     tokio::spawn(proxy.clusters().clone().maintain());
     tokio::spawn(proxy.clone().keep_files());
-    let names: Arc<Names> = Arc::default();
-    tokio::spawn(dns::serve(dns_socket, names.clone()));
+    let resolvers = Arc::new(Resolvers::of_pod());
+    let names = Arc::new(Names::new(&options.namespace, resolvers.search.clone()));
+    tokio::spawn(dns::serve_udp(dns_socket, names.clone(), resolvers.clone()));
+    tokio::spawn(dns::serve_tcp(dns_listener, names.clone(), resolvers));
 
     let channel =
         channel::istiod(&options.discovery, &options.istiod_name, &options.roots, secrets.certificate("default"))?;
