@@ -6,8 +6,14 @@ use istio_api::yaml::{self, Document};
 use serde_json::Value;
 
 /// Kinds that are in force; the others are valid or not all the same.
-const BUILT: [&str; 5] =
-    ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "ServiceEntry", "WorkloadEntry"];
+const BUILT: [&str; 6] = [
+    "AuthorizationPolicy",
+    "PeerAuthentication",
+    "RequestAuthentication",
+    "ServiceEntry",
+    "WorkloadEntry",
+    "ProxyConfig",
+];
 
 fn folder() -> PathBuf {
     let shared = std::env::var_os("MELTEMI_SHARED")

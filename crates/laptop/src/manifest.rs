@@ -1,6 +1,7 @@
 //! The Kubernetes objects of a directory, as the laptop's kubelet and controllers need them.
 //!
-//! Only Kubernetes kinds are looked at; Istio's belong to istiod, which reads the same files and judges them. A file that
+//! Only Kubernetes kinds are looked at, and what decides how a sidecar starts; the rest belongs to istiod, which reads the
+//! same files and judges them. A file that
 //! cannot be read keeps its last good objects.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +9,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use istio_api::yaml::Document;
+use istio_api::{Resource, extensions, mesh};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -57,6 +60,10 @@ pub struct Desired {
     pub workloads: BTreeMap<(String, String), Workload>,
     /// By namespace and name.
     pub services: BTreeMap<(String, String), Service>,
+    /// The mesh's configuration.
+    pub mesh: mesh::MeshConfig,
+    /// Settings of proxies.
+    pub proxy_configs: Vec<std::sync::Arc<istio_api::Object<extensions::ProxyConfig>>>,
 }
 
 /// Reads the files again and again, and remembers the last good content of each.
@@ -188,6 +195,14 @@ impl Manifests {
                     return Err(twice("Service"));
                 }
                 desired.services.insert(key, service);
+            }
+            // Only for what sidecars are told when they start; istiod judges these.
+            "ConfigMap" | "ProxyConfig" => {
+                match istio_api::read(&Document::bare(value.clone()), &self.default_namespace) {
+                    Ok(Some(Resource::MeshConfig(config))) => desired.mesh = config.spec.clone(),
+                    Ok(Some(Resource::ProxyConfig(config))) => desired.proxy_configs.push(config),
+                    _ => {}
+                }
             }
             "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" | "CronJob" => {
                 return Err(format!("{} {name}: the laptop mesh runs only Deployments and Pods", object.kind));

@@ -317,9 +317,24 @@ impl Node {
         let injected = !self.options.plain && sidecar::is_injected(&namespace, &workload.template);
         let hash = workload.deployment.then_some(workload.hash.as_str());
         let labels = objects::pod_labels(&workload.template, hash, &workload.name, injected);
-        let pod = Rc::new(Pod::new(&workload, Birth { number, name, labels, injected, address }));
+        let meta = istio_api::ObjectMeta {
+            namespace: workload.namespace.clone(),
+            labels: labels.clone(),
+            annotations: workload.template.annotations.clone(),
+            ..istio_api::ObjectMeta::default()
+        };
+        let settings = mesh::proxy_settings(&inner.desired.mesh, &inner.desired.proxy_configs, &meta);
+        let mut trouble = None;
+        let settings = settings.unwrap_or_else(|reason| {
+            trouble = Some(format!("pod {}/{name}: {reason}; it starts without", workload.namespace));
+            inner.desired.mesh.default_config.clone().unwrap_or_default()
+        });
+        let pod = Rc::new(Pod::new(&workload, Birth { number, name, labels, injected, address, settings }));
         inner.pods.insert(number, pod.clone());
         drop(inner);
+        if let Some(reason) = trouble {
+            self.trouble(reason);
+        }
         tokio::task::spawn_local(pod::live(pod, self.clone()));
     }
 

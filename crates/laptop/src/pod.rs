@@ -47,6 +47,8 @@ pub struct Pod {
     pub hash: String,
     /// What it is made from.
     pub template: Template,
+    /// The settings of its proxy.
+    pub settings: istio_api::mesh::ProxySettings,
     /// Its labels with those that are added.
     pub labels: BTreeMap<String, String>,
     /// Has a sidecar.
@@ -94,6 +96,8 @@ pub struct Birth {
     pub injected: bool,
     /// See [`Pod`].
     pub address: Ipv4Addr,
+    /// See [`Pod`].
+    pub settings: istio_api::mesh::ProxySettings,
 }
 
 impl Pod {
@@ -110,6 +114,7 @@ impl Pod {
             labels: birth.labels,
             injected: birth.injected,
             address: birth.address,
+            settings: birth.settings,
             created: SystemTime::now(),
             applied: RefCell::default(),
             condition: RefCell::default(),
@@ -197,6 +202,7 @@ impl Pod {
             workload: &self.workload,
             labels: &self.labels,
             template: &self.template,
+            settings: &self.settings,
             trust_domain: node.identity.trust_domain(),
         }
     }
@@ -236,7 +242,7 @@ async fn make_sandbox(pod: &Rc<Pod>, node: &Rc<Node>) -> Result<Sandbox, String>
     let (token, root) = node.identity.credentials(&pod.namespace, &pod.template.service_account)?;
     let folder = node.state.pod(&pod.namespace, &pod.name);
     let (namespace, name, address, number) = (pod.namespace.clone(), pod.name.clone(), pod.address, pod.number);
-    let redirect = pod.injected.then(|| sidecar::redirection(&pod.template));
+    let redirect = pod.injected.then(|| sidecar::redirection(&pod.template, &pod.settings));
     let exe = node.exe.clone();
     // Before any process runs: a packet to a service address that is not known yet would be lost, and tried again late.
     let script = node.services_script();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use istio_api::mesh::ProxySettings;
 use serde_json::{Value, json};
 
 use crate::model::{Namespace, Template};
@@ -44,6 +45,8 @@ pub struct About<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// What it was made from.
     pub template: &'a Template,
+    /// The settings of its proxy.
+    pub settings: &'a ProxySettings,
     /// The trust domain of the mesh.
     pub trust_domain: &'a str,
 }
@@ -81,7 +84,7 @@ pub fn environment(about: &About<'_>) -> BTreeMap<String, String> {
         ("PILOT_CERT_PROVIDER", "istiod".to_owned()),
         ("CA_ADDR", DISCOVERY.to_owned()),
         ("TRUST_DOMAIN", about.trust_domain.to_owned()),
-        ("PROXY_CONFIG", proxy_config(about.template)),
+        ("PROXY_CONFIG", proxy_config(about.settings)),
         ("ISTIO_META_POD_PORTS", Value::from(ports).to_string()),
         ("ISTIO_META_APP_CONTAINERS", containers.join(",")),
         ("ISTIO_META_CLUSTER_ID", "Kubernetes".to_owned()),
@@ -96,6 +99,7 @@ pub fn environment(about: &About<'_>) -> BTreeMap<String, String> {
         ("HOME", "/".to_owned()),
     ];
     let mut env: BTreeMap<_, _> = pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    env.extend(about.settings.proxy_metadata.clone());
     // A person who debugs sets these for the whole mesh.
     for name in ["RUST_LOG", "RUST_BACKTRACE"] {
         if let Ok(value) = std::env::var(name) {
@@ -105,19 +109,17 @@ pub fn environment(about: &About<'_>) -> BTreeMap<String, String> {
     env
 }
 
-/// The mesh's proxy configuration with the pod's annotation `proxy.istio.io/config` laid over it.
-fn proxy_config(template: &Template) -> String {
+/// The proxy's settings, as the injector writes them.
+fn proxy_config(settings: &ProxySettings) -> String {
     let mut config = json!({"discoveryAddress": DISCOVERY, "terminationDrainDuration": "5s"});
-    let annotation = template.annotations.get("proxy.istio.io/config");
-    let over: Option<Value> = annotation.and_then(|text| serde_saphyr::from_str(text).ok());
-    if let (Some(Value::Object(over)), Value::Object(config)) = (over, &mut config) {
+    if let (Ok(Value::Object(over)), Value::Object(config)) = (serde_json::to_value(settings), &mut config) {
         config.extend(over);
     }
     config.to_string()
 }
 
 /// Arguments of `pilot-agent istio-iptables`, with the annotations that change what is captured.
-pub fn redirection(template: &Template) -> Vec<String> {
+pub fn redirection(template: &Template, settings: &ProxySettings) -> Vec<String> {
     let given = |name: &str| template.annotations.get(&format!("traffic.sidecar.istio.io/{name}")).cloned();
     let excluded_inbound = match given("excludeInboundPorts") {
         Some(more) if !more.is_empty() => format!("15090,15021,15020,{more}"),
@@ -144,6 +146,9 @@ pub fn redirection(template: &Template) -> Vec<String> {
             .filter(|(flag, value)| !value.is_empty() || *flag == "-x")
             .flat_map(|(f, v)| [f.to_owned(), v]),
     );
+    if settings.proxy_metadata.get("ISTIO_META_DNS_CAPTURE").is_some_and(|v| v == "true") {
+        args.push("--redirect-dns".to_owned());
+    }
     args
 }
 
@@ -172,14 +177,19 @@ mod tests {
 
     #[test]
     fn annotations_change_what_is_captured() {
-        let args = redirection(&template(&[], &[("traffic.sidecar.istio.io/excludeOutboundPorts", "3306")])).join(" ");
+        let template = template(&[], &[("traffic.sidecar.istio.io/excludeOutboundPorts", "3306")]);
+        let args = redirection(&template, &ProxySettings::default()).join(" ");
         assert!(args.contains("-d 15090,15021,15020"), "{args}");
         assert!(args.contains("-o 3306"), "{args}");
     }
 
     #[test]
-    fn the_annotation_is_laid_over_the_proxy_config() {
-        let config = proxy_config(&template(&[], &[("proxy.istio.io/config", "concurrency: 3\n")]));
+    fn the_settings_reach_the_sidecar_and_the_redirection() {
+        let settings =
+            ProxySettings::parse("concurrency: 3\nproxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}").unwrap();
+        let config = proxy_config(&settings);
         assert!(config.contains("\"concurrency\":3") && config.contains(DISCOVERY), "{config}");
+        let args = redirection(&template(&[], &[]), &settings);
+        assert_eq!(args.last().unwrap(), "--redirect-dns");
     }
 }

@@ -129,12 +129,13 @@ impl Snapshot {
         inner.by_name = inner.workloads.iter().map(|w| ((w.namespace.clone(), w.name.clone()), w.clone())).collect();
         inner.by_ip = inner.workloads.iter().map(|w| (w.ip, w.clone())).collect();
         inner.by_host = inner.services.iter().rev().map(|s| (s.host.clone(), s.clone())).collect();
-        inner.rules = policy::merge(&rules, full_host);
-        for (_, export) in inner.rules.values_mut() {
-            if export.is_empty() {
-                export.clone_from(&inner.mesh.default_destination_rule_export_to);
+        for rule in rules.iter_mut().filter(|rule| rule.spec.export_to.is_empty()) {
+            let default = &inner.mesh.default_destination_rule_export_to;
+            if !default.is_empty() {
+                Arc::make_mut(rule).spec.export_to.clone_from(default);
             }
         }
+        inner.rules = policy::merge(&rules, full_host);
         Self(Arc::new(inner), Arc::default())
     }
 

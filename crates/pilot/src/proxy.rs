@@ -64,6 +64,14 @@ pub enum NodeError {
         /// Its second part.
         ip: String,
     },
+    /// A machine that wants a WorkloadEntry made of a WorkloadGroup.
+    #[error("{id} asks to be registered in the WorkloadGroup {group}: that is not built; write a WorkloadEntry for it")]
+    Registration {
+        /// The whole id.
+        id: String,
+        /// The group.
+        group: String,
+    },
 }
 
 impl Proxy {
@@ -91,6 +99,9 @@ impl Proxy {
             .collect();
         let stock_envoy = !extensions.is_empty() && !extensions.contains("istio.alpn");
         let text = |key: &str| metadata.get(key).and_then(Value::as_str).map(str::to_owned);
+        if let Some(group) = text("AUTO_REGISTER_GROUP").filter(|group| !group.is_empty()) {
+            return Err(NodeError::Registration { id: id.to_owned(), group });
+        }
         let labels = metadata.get("LABELS").and_then(Value::as_object).map_or_else(BTreeMap::new, |map| {
             map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
         });

@@ -86,6 +86,9 @@ pub struct Cluster {
     pub(crate) answers: tokio::sync::Mutex<Vec<Vec<HostConfig>>>,
     /// When DNS last gave no answer, and when ejections last faded, on [`host::now`]'s clock.
     pub(crate) unresolved_at: AtomicU64,
+    /// Until when the answers of DNS hold, on [`host::now`]'s clock, and whether somebody has called since.
+    pub(crate) fresh_until: AtomicU64,
+    pub(crate) called: AtomicBool,
     faded_at: AtomicU64,
 }
 
@@ -102,6 +105,8 @@ impl Cluster {
             retired: AtomicBool::new(false),
             answers: tokio::sync::Mutex::default(),
             unresolved_at: AtomicU64::new(0),
+            fresh_until: AtomicU64::new(0),
+            called: AtomicBool::new(false),
             faded_at: AtomicU64::new(host::now()),
             config,
         };
@@ -148,6 +153,11 @@ impl Cluster {
     /// All hosts.
     pub fn hosts(&self) -> Vec<Arc<Host>> {
         self.hosts.load().all.clone()
+    }
+
+    /// Whether there is no host.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hosts.load().all.is_empty()
     }
 
     /// Picks a host.

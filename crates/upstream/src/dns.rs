@@ -1,57 +1,79 @@
-//! Clusters whose hosts are asked of DNS: when first called, then regularly while they are in use.
+//! Clusters whose hosts are asked of DNS: when first called, then as often as answers run out while somebody calls.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-
-use tokio::time::timeout;
 
 use crate::cluster::Cluster;
 use crate::config::{Discovery, DnsTarget, HostConfig};
 use crate::host;
+use crate::resolver::Resolver;
 
-/// Between two lookups; Envoy's default DNS refresh rate.
-pub(crate) const REFRESH: Duration = Duration::from_secs(5);
-/// The longest wait for one answer.
-const LIMIT: Duration = Duration::from_secs(5);
 /// After a failure the next caller is told at once, for so many milliseconds.
 const PAUSE: u64 = 1000;
+/// An answer that ran out is used while another is fetched; after so many milliseconds more it is waited for.
+const STALE: u64 = 60_000;
 
-/// Resolves a cluster that has no host yet. Callers at the same time share one lookup.
-pub(crate) async fn ready(cluster: &Cluster) {
+/// Resolves a cluster that has no host yet, or whose answer is long over. Callers at the same time share one lookup.
+pub(crate) async fn ready(cluster: &Cluster, resolver: &Resolver) {
     let Discovery::Dns(targets) = &cluster.config.discovery else { return };
-    if !cluster.hosts().is_empty() {
+    let now = host::now();
+    let fresh_until = cluster.fresh_until.load(Relaxed);
+    let known = !cluster.is_empty();
+    if known && now < fresh_until {
+        return;
+    }
+    cluster.called.store(true, Relaxed);
+    if known && now < fresh_until.saturating_add(STALE) {
         return;
     }
     let mut answers = cluster.answers.lock().await;
+    // Another caller may have asked meanwhile.
     let failed = cluster.unresolved_at.load(Relaxed);
-    if cluster.hosts().is_empty() && (failed == 0 || host::now() >= failed + PAUSE) {
-        resolve(cluster, targets, &mut answers).await;
+    let over = cluster.is_empty() || host::now() >= cluster.fresh_until.load(Relaxed).saturating_add(STALE);
+    if over && (failed == 0 || host::now() >= failed + PAUSE) {
+        resolve(cluster, targets, &mut answers, resolver).await;
     }
 }
 
-/// Asks again for a cluster that somebody has called.
-pub(crate) async fn refresh(cluster: &Cluster) {
+/// Whether somebody has called a cluster since its answer ran out.
+pub(crate) fn is_due(cluster: &Cluster) -> bool {
+    matches!(cluster.config.discovery, Discovery::Dns(_))
+        && cluster.called.load(Relaxed)
+        && host::now() >= cluster.fresh_until.load(Relaxed)
+}
+
+/// Asks again for a cluster that somebody has called since its answer ran out.
+pub(crate) async fn refresh(cluster: &Cluster, resolver: &Resolver) {
     let Discovery::Dns(targets) = &cluster.config.discovery else { return };
-    if cluster.stats.rq_total.load(Relaxed) + cluster.stats.cx_total.load(Relaxed) > 0 {
+    if is_due(cluster) && cluster.called.swap(false, Relaxed) {
         let mut answers = cluster.answers.lock().await;
-        resolve(cluster, targets, &mut answers).await;
+        resolve(cluster, targets, &mut answers, resolver).await;
     }
 }
 
 /// Asks DNS for every target; one that gives no answer keeps its last good one.
-async fn resolve(cluster: &Cluster, targets: &[DnsTarget], answers: &mut Vec<Vec<HostConfig>>) {
+async fn resolve(cluster: &Cluster, targets: &[DnsTarget], answers: &mut Vec<Vec<HostConfig>>, resolver: &Resolver) {
     answers.resize(targets.len(), Vec::new());
     let mut failed = false;
+    let mut life = Duration::from_secs(3600);
     for (target, answer) in targets.iter().zip(answers.iter_mut()) {
-        match lookup(target).await {
-            Ok(found) => *answer = found,
+        match resolver.lookup(&target.host).await {
+            Ok(found) => {
+                life = life.min(found.life);
+                let host = |ip| HostConfig::new(SocketAddr::new(ip, target.port));
+                *answer = found.addresses.into_iter().map(host).collect();
+            }
             Err(error) => {
                 failed = true;
                 tracing::warn!(cluster = %cluster.config.name, host = %target.host, error, "DNS gave no answer");
             }
         }
     }
-    cluster.unresolved_at.store(if failed { host::now() } else { 0 }, Relaxed);
+    let now = host::now();
+    cluster.unresolved_at.store(if failed { now } else { 0 }, Relaxed);
+    let life = if failed { PAUSE } else { host::millis(life) };
+    cluster.fresh_until.store(now.saturating_add(life), Relaxed);
     let hosts: Vec<HostConfig> = answers.iter().flatten().cloned().collect();
     // After a new configuration the answers of the former one are still in force.
     if !hosts.is_empty() {
@@ -59,13 +81,5 @@ async fn resolve(cluster: &Cluster, targets: &[DnsTarget], answers: &mut Vec<Vec
     }
 }
 
-/// The IPv4 addresses of a name, or its IPv6 addresses when it has no other.
-async fn lookup(target: &DnsTarget) -> Result<Vec<HostConfig>, String> {
-    let asked = timeout(LIMIT, tokio::net::lookup_host((target.host.as_str(), target.port))).await;
-    let addresses: Vec<_> = asked.map_err(|_| "timeout".to_owned())?.map_err(|e| e.to_string())?.collect();
-    if addresses.is_empty() {
-        return Err("the name has no address".to_owned());
-    }
-    let v4 = addresses.iter().any(|a| a.is_ipv4());
-    Ok(addresses.into_iter().filter(|a| a.is_ipv4() == v4).map(HostConfig::new).collect())
-}
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ mod messages;
 mod pool;
 mod proxied;
 mod registry;
+mod resolver;
 mod stats;
 
 pub use body::{Body, BodyError, Recording, UpstreamBody};

@@ -9,6 +9,7 @@ use telemetry::Stat;
 
 use crate::cluster::{Cluster, ClusterSlot};
 use crate::config::{ClusterConfig, Discovery, HostConfig};
+use crate::resolver::Resolver;
 use crate::{dns, stats};
 
 /// All clusters by name; a slot exists from its first mention on.
@@ -97,9 +98,10 @@ impl Registry {
         };
         let lookups = async {
             loop {
-                tokio::time::sleep(dns::REFRESH).await;
-                for cluster in self.clusters() {
-                    dns::refresh(&cluster).await;
+                tokio::time::sleep(SWEEP).await;
+                // Each by itself: a server that does not answer holds up only its own names.
+                for cluster in self.clusters().into_iter().filter(|c| dns::is_due(c)) {
+                    tokio::spawn(async move { dns::refresh(&cluster, Resolver::of_process()).await });
                 }
             }
         };
@@ -119,7 +121,7 @@ impl Registry {
 
     /// Resolves a DNS cluster that has no host yet: a name is asked only when somebody calls it.
     pub async fn ready(cluster: &Cluster) {
-        dns::ready(cluster).await;
+        dns::ready(cluster, Resolver::of_process()).await;
     }
 }
 

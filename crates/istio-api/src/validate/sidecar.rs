@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::FieldError;
 use crate::edge::{EgressListener, IngressListener, Sidecar, SidecarPort};
+use crate::networking::ConnectionPool;
 
 type Found = Vec<FieldError>;
 
@@ -46,6 +47,7 @@ pub(super) fn sidecar(spec: &Sidecar, found: &mut Found) {
             no(found, "/spec/outboundTrafficPolicy/tls", "TLS to unknown servers is not built; remove it");
         }
     }
+    pool(spec.inbound_connection_pool.as_ref(), "/spec/inboundConnectionPool", found);
     ingress(&spec.ingress, found);
     egress(&spec.egress, found);
 }
@@ -108,7 +110,24 @@ fn ingress(listeners: &[IngressListener], found: &mut Found) {
             let message = "TLS that is not the mesh's is not built for ingress listeners; use PeerAuthentication";
             no(found, format!("{at}/tls"), message);
         }
+        pool(listener.connection_pool.as_ref(), &format!("{at}/connectionPool"), found);
         endpoint(&listener.default_endpoint, &format!("{at}/defaultEndpoint"), found);
+    }
+}
+
+/// What of a connection pool does not reach connections to the application.
+fn pool(pool: Option<&ConnectionPool>, at: &str, found: &mut Found) {
+    let tcp = pool.and_then(|p| p.tcp.as_ref());
+    let http = pool.and_then(|p| p.http.as_ref());
+    let used = [
+        ("tcp/maxConnectionDuration", tcp.is_some_and(|t| t.max_connection_duration.is_some())),
+        ("tcp/idleTimeout", tcp.is_some_and(|t| t.idle_timeout.is_some())),
+        ("http/h2UpgradePolicy", http.is_some_and(|h| h.h2_upgrade_policy.is_some())),
+        ("http/useClientProtocol", http.is_some_and(|h| h.use_client_protocol)),
+        ("http/maxConcurrentStreams", http.is_some_and(|h| h.max_concurrent_streams.is_some())),
+    ];
+    for (field, _) in used.into_iter().filter(|(_, used)| *used) {
+        no(found, format!("{at}/{field}"), "not built for connections to the application; remove it");
     }
 }
 

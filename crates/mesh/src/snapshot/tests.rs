@@ -197,3 +197,47 @@ endpoints: [{addresses: [192.0.2.7]}]
         "slices are complete there"
     );
 }
+
+#[test]
+fn settings_of_proxies_are_laid_over_each_other() {
+    let text = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "defaultConfig: {concurrency: 4, proxyMetadata: {A: mesh, B: mesh, C: mesh, D: mesh}}"}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: ProxyConfig
+metadata: {name: all, namespace: istio-system}
+spec: {environmentVariables: {B: root, C: root, D: root}}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: ProxyConfig
+metadata: {name: prod, namespace: prod}
+spec: {concurrency: 1, environmentVariables: {C: namespace, D: namespace}}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: ProxyConfig
+metadata: {name: pay, namespace: prod}
+spec: {selector: {matchLabels: {app: pay}}, environmentVariables: {D: selected}}
+"#;
+    let mesh = mesh(text);
+    let mut pod = istio_api::ObjectMeta { namespace: "prod".to_owned(), ..Default::default() };
+    let told = |pod: &istio_api::ObjectMeta| {
+        crate::proxy_settings(mesh.mesh_config(), mesh.proxy_configs(), pod).map(|s| {
+            let values: Vec<String> = s.proxy_metadata.into_values().collect();
+            (s.concurrency, values.join(" "))
+        })
+    };
+    assert_eq!(told(&pod), Ok((Some(1), "mesh root namespace namespace".to_owned())));
+    pod.labels.insert("app".to_owned(), "pay".to_owned());
+    assert_eq!(told(&pod), Ok((Some(1), "mesh root namespace selected".to_owned())));
+    let own = "concurrency: 2\nproxyMetadata: {A: pod}";
+    pod.annotations.insert("proxy.istio.io/config".to_owned(), own.to_owned());
+    assert_eq!(told(&pod), Ok((Some(2), "pod root namespace selected".to_owned())));
+    pod.annotations.insert("proxy.istio.io/config".to_owned(), "tracing: {}".to_owned());
+    assert!(told(&pod).unwrap_err().contains("\"tracing\" is not built"));
+    pod.namespace = "other".to_owned();
+    pod.annotations.clear();
+    assert_eq!(told(&pod), Ok((Some(4), "mesh root root root".to_owned())));
+}

@@ -320,3 +320,133 @@ fn each_namespace_has_its_own_declaration_of_a_host() {
     }
     assert!(outbound(&crate::clusters(&snapshot, &proxy("third", Value::Null))).is_empty());
 }
+
+fn with_mesh(text: &str) -> Snapshot {
+    let head =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    ";
+    mesh(&format!("{SHOP}{head}{text}\n"))
+}
+
+#[test]
+fn the_mesh_configuration_reaches_what_it_is_about() {
+    let client = proxy("prod", Value::Null);
+    let listeners = |text: &str| crate::listeners(&with_mesh(text), &client);
+    let clusters = |text: &str| crate::clusters(&with_mesh(text), &client);
+    let pay = "outbound|80||pay.prod.svc.cluster.local";
+    let shown = |of: &[Resource], name: &str| json(of, name).to_string();
+
+    let logged = shown(
+        &listeners("{accessLogFile: /dev/stdout, accessLogEncoding: JSON, accessLogFormat: '{\"a\": \"%PROTOCOL%\"}'}"),
+        "0.0.0.0_80",
+    );
+    assert!(
+        logged.contains("/dev/stdout") && logged.contains("json_format") && logged.contains("%PROTOCOL%"),
+        "{logged}"
+    );
+    let both = listeners("accessLogFile: /dev/stdout");
+    assert!(shown(&both, "virtualOutbound").contains("response_flag_filter"));
+    let quiet = listeners("{accessLogFile: /dev/stdout, disableEnvoyListenerLog: true}");
+    assert!(!shown(&quiet, "virtualOutbound").contains("response_flag_filter"));
+    assert!(
+        shown(&listeners("protocolDetectionTimeout: 3s"), "0.0.0.0_80").contains("\"listener_filters_timeout\":\"3s\"")
+    );
+    for (policy, expected) in [
+        ("NONE", "\"normalize_path\":false"),
+        ("BASE", "\"normalize_path\":true"),
+        ("MERGE_SLASHES", "\"merge_slashes\":true"),
+        ("DECODE_AND_MERGE_SLASHES", "UNESCAPE_AND_FORWARD"),
+    ] {
+        let manager = shown(&listeners(&format!("pathNormalization: {{normalization: {policy}}}")), "0.0.0.0_80");
+        assert!(manager.contains(expected), "{policy}: {manager}");
+    }
+
+    assert_eq!(json(&clusters("connectTimeout: 2s"), pay)["connect_timeout"], "2s");
+    let alive = shown(&clusters("tcpKeepalive: {time: 30s, interval: 5s, probes: 4}"), pay);
+    assert!(alive.contains("\"keepalive_time\":30") && alive.contains("\"keepalive_probes\":4"), "{alive}");
+    assert!(shown(&clusters("h2UpgradePolicy: UPGRADE"), pay).contains("http2_protocol_options"));
+    assert!(!shown(&clusters("h2UpgradePolicy: DO_NOT_UPGRADE"), pay).contains("http2_protocol_options"));
+    assert!(shown(&clusters("enableAutoMtls: true"), pay).contains("tlsMode-istio"));
+    assert!(!shown(&clusters("enableAutoMtls: false"), pay).contains("tlsMode-istio"));
+
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: app-1, namespace: prod}\nspec: {containers: [{name: app}]}\nstatus: {podIP: 10.1.0.9}\n";
+    let names = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio}\ndata: {mesh: \"{trustDomain: new, trustDomainAliases: [old]}\"}\n";
+    let inbound = shown(&crate::listeners(&mesh(&format!("{SHOP}{pod}{names}")), &client), "virtualInbound");
+    assert!(inbound.contains("spiffe://old/") && inbound.contains("spiffe://new/"), "{inbound}");
+
+    let own = with_mesh("defaultServiceExportTo: ['.']");
+    assert_eq!(outbound(&crate::clusters(&own, &client)).len(), 2, "only its own namespace's");
+}
+
+#[test]
+fn defaults_of_export_and_the_root_namespace_are_the_meshs() {
+    let rules = r#"
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: pay, namespace: prod}
+spec: {hosts: [pay], http: [{directResponse: {status: 418}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: pay, namespace: prod}
+spec: {host: pay, trafficPolicy: {connectionPool: {tcp: {connectTimeout: 7s}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: mail, namespace: roots}
+spec: {host: mail.other.svc.cluster.local, trafficPolicy: {connectionPool: {tcp: {connectTimeout: 8s}}}}
+"#;
+    let head = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    ";
+    let seen = |text: &str, namespace: &str| {
+        let snapshot = mesh(&format!("{SHOP}{rules}{head}{text}\n"));
+        let client = proxy(namespace, Value::Null);
+        let routes = json(&crate::routes(&snapshot, &client, &["80".to_owned()]), "80").to_string();
+        let clusters = crate::clusters(&snapshot, &client);
+        let limit = |host: &str| json(&clusters, &format!("outbound|80||{host}"))["connect_timeout"].to_string();
+        (routes.contains("418"), limit("pay.prod.svc.cluster.local"), limit("mail.other.svc.cluster.local"))
+    };
+    let (ten, seven, eight) = ("\"10s\"".to_owned(), "\"7s\"".to_owned(), "\"8s\"".to_owned());
+    assert_eq!(seen("rootNamespace: roots", "other"), (true, seven.clone(), eight));
+    assert_eq!(seen("rootNamespace: istio-system", "other").2, ten, "another namespace's rule does not count");
+    let private = "{defaultVirtualServiceExportTo: ['.'], defaultDestinationRuleExportTo: ['.']}";
+    assert_eq!(seen(private, "other"), (false, ten.clone(), ten.clone()));
+    assert_eq!(seen(private, "prod"), (true, seven, ten));
+}
+
+#[test]
+fn names_of_servers_and_places_of_endpoints_are_the_entrys() {
+    let text = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: vm, namespace: prod}
+spec:
+  hosts: [vm.example]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  subjectAltNames: ["spiffe://cluster.local/ns/prod/sa/vm"]
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]
+  endpoints:
+  - {address: 192.0.2.1, locality: eu/eu-1/rack, weight: 3, labels: {security.istio.io/tlsMode: istio}, serviceAccount: vm2}
+"#;
+    let snapshot = mesh(text);
+    let client = proxy("prod", Value::Null);
+    let wanted = ["outbound|80||vm.example".to_owned()];
+    let cluster = json(&crate::clusters(&snapshot, &client), &wanted[0]).to_string();
+    for name in ["sa/vm\"", "sa/vm2\""] {
+        assert!(cluster.contains(name), "{cluster}");
+    }
+    let found = json(&crate::endpoints(&snapshot, &client, &wanted), &wanted[0])["endpoints"][0].clone();
+    assert_eq!((&found["locality"]["zone"], &found["locality"]["sub_zone"]), (&"eu-1".into(), &"rack".into()));
+    assert_eq!(found["lb_endpoints"][0]["load_balancing_weight"], 3);
+    assert_eq!(found["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["port_value"], 8080);
+}
+
+#[test]
+fn a_machine_that_wants_to_register_itself_is_told_what_to_do() {
+    let node = Node {
+        id: "sidecar~10.1.0.9~vm-1.prod~prod.svc.cluster.local".to_owned(),
+        metadata: envoy_api::message_from_json(serde_json::json!({"AUTO_REGISTER_GROUP": "vms"})).ok(),
+        ..Node::default()
+    };
+    let said = Proxy::from_node(&node).unwrap_err().to_string();
+    assert!(said.contains("WorkloadGroup vms") && said.contains("WorkloadEntry"), "{said}");
+}

@@ -1,0 +1,151 @@
+//! The page of fields says what is so.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use istio_api::{edge, extensions, mesh, service_entry, yaml};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// One row of a table.
+struct Row {
+    kind: String,
+    field: String,
+    state: String,
+    shown: String,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn page() -> String {
+    let path = root().join("docs/traffic-fields-services.md");
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn rows(page: &str) -> Vec<Row> {
+    let mut kind = String::new();
+    let mut out = Vec::new();
+    for line in page.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            title.clone_into(&mut kind);
+        }
+        let cells: Vec<&str> = line.trim_matches('|').splitn(3, '|').map(str::trim).collect();
+        if let ([field, state, shown], true) = (cells.as_slice(), line.starts_with("| `")) {
+            out.push(Row {
+                kind: kind.clone(),
+                field: field.trim_matches('`').to_owned(),
+                state: (*state).to_owned(),
+                shown: (*shown).to_owned(),
+            });
+        }
+    }
+    out
+}
+
+fn fields(kind: &str, of: &impl Serialize) -> (String, BTreeSet<String>) {
+    let value = serde_json::to_value(of).unwrap();
+    (kind.to_owned(), value.as_object().unwrap().keys().cloned().collect())
+}
+
+/// All fields of all types. What is left out of JSON while it is empty is filled in.
+fn types() -> Vec<(String, BTreeSet<String>)> {
+    let settings = mesh::ProxySettings {
+        concurrency: Some(1),
+        discovery_address: Some(String::new()),
+        proxy_metadata: [(String::new(), String::new())].into(),
+        termination_drain_duration: Some(std::time::Duration::ZERO),
+        hold_application_until_proxy_starts: Some(true),
+    };
+    vec![
+        fields("ServiceEntry", &service_entry::ServiceEntry::default()),
+        fields("ServiceEntryPort", &service_entry::ServiceEntryPort::default()),
+        fields("WorkloadEntry", &service_entry::WorkloadEntry::default()),
+        fields("WorkloadGroup", &service_entry::WorkloadGroup::default()),
+        fields("Sidecar", &edge::Sidecar::default()),
+        fields("IngressListener", &edge::IngressListener::default()),
+        fields("EgressListener", &edge::EgressListener::default()),
+        fields("SidecarPort", &edge::SidecarPort::default()),
+        fields("SidecarOutboundPolicy", &edge::SidecarOutboundPolicy::default()),
+        fields("ProxyConfig", &extensions::ProxyConfig::default()),
+        fields("MeshConfig", &mesh::MeshConfig::default()),
+        fields("ProxySettings", &settings),
+    ]
+}
+
+#[test]
+fn every_field_has_a_row_and_every_row_a_field() {
+    let rows = rows(&page());
+    for (kind, fields) in types() {
+        let listed: BTreeSet<String> = rows.iter().filter(|r| r.kind == kind).map(|r| r.field.clone()).collect();
+        assert_eq!(listed, fields, "{kind}");
+    }
+    let kinds: BTreeSet<String> = types().into_iter().map(|(kind, _)| kind).collect();
+    assert!(rows.iter().all(|r| kinds.contains(&r.kind)), "a table of an unknown type");
+}
+
+#[test]
+fn what_works_has_a_test() {
+    let mut all = String::new();
+    sources(&root().join("crates"), &mut all);
+    for row in rows(&page()).iter().filter(|r| r.state == "works") {
+        let name = row.shown.trim_matches('`');
+        assert!(all.contains(&format!("fn {name}()")), "{}.{}: there is no test {name}", row.kind, row.field);
+    }
+}
+
+fn sources(folder: &Path, all: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten().map(|e| e.path()) {
+        if entry.is_dir() {
+            sources(&entry, all);
+        } else if entry.extension().is_some_and(|e| e == "rs") {
+            all.push_str(&std::fs::read_to_string(&entry).unwrap());
+        }
+    }
+}
+
+/// An object of the kind whose table it is, with this spec.
+fn object(kind: &str, spec: &str) -> Value {
+    if ["MeshConfig", "ProxySettings"].contains(&kind) {
+        return json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio"}, "data": {"mesh": spec}});
+    }
+    let kind = match kind {
+        "IngressListener" | "EgressListener" | "SidecarPort" | "SidecarOutboundPolicy" => "Sidecar",
+        other => other,
+    };
+    let version = if kind == "ProxyConfig" { "v1beta1" } else { "v1" };
+    let spec = yaml::parse(spec).unwrap().remove(0).value;
+    json!({"apiVersion": format!("networking.istio.io/{version}"), "kind": kind, "metadata": {"name": "a"}, "spec": spec})
+}
+
+fn refusal(of: &Value) -> String {
+    let document = yaml::parse(&of.to_string()).unwrap().remove(0);
+    match istio_api::read(&document, "default") {
+        Ok(_) => "taken".to_owned(),
+        Err(errors) => errors.into_iter().map(|e| format!("{} {}\n", e.pointer, e.message)).collect(),
+    }
+}
+
+#[test]
+fn what_is_refused_says_so_and_names_the_field() {
+    for row in rows(&page()).iter().filter(|r| r.state == "refused") {
+        let (spec, message) = row.shown.trim_start_matches('`').split_once("`: ").expect("a use and a message");
+        let said = refusal(&object(&row.kind, spec));
+        assert!(said.contains(message), "{}.{}: {said}", row.kind, row.field);
+        assert!(said.contains(&row.field), "{}.{} is not named: {said}", row.kind, row.field);
+    }
+}
+
+#[test]
+fn the_rest_of_the_mesh_configuration_is_refused_by_name() {
+    let page = page();
+    let (_, list) = page.split_once("is refused by its name: ").expect("the list");
+    let list = list.split("\n\n").next().unwrap();
+    let names: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        let said = refusal(&object("MeshConfig", &format!("{{{name}: {{}}}}")));
+        assert!(said.contains(&format!("the field \"{name}\" is not built")), "{name}: {said}");
+    }
+}
