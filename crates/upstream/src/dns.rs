@@ -54,6 +54,8 @@ pub(crate) async fn refresh(cluster: &Cluster, resolver: &Resolver) {
 
 /// Asks DNS for every target; one that gives no answer keeps its last good one.
 async fn resolve(cluster: &Cluster, targets: &[DnsTarget], answers: &mut Vec<Vec<HostConfig>>, resolver: &Resolver) {
+    // Who called so far is served by this answer.
+    cluster.called.store(false, Relaxed);
     answers.resize(targets.len(), Vec::new());
     let mut failed = false;
     let mut life = Duration::from_secs(3600);

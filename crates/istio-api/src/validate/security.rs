@@ -93,9 +93,12 @@ pub(super) fn request_authentication(spec: &RequestAuthentication, found: &mut V
         if rule.issuer.is_empty() {
             no(found, format!("{at}/issuer"), "a JWT rule needs an issuer");
         }
-        for (field, all) in
-            [("audiences", &rule.audiences), ("fromParams", &rule.from_params), ("fromCookies", &rule.from_cookies)]
-        {
+        for (field, all) in [
+            ("audiences", &rule.audiences),
+            ("fromParams", &rule.from_params),
+            ("fromCookies", &rule.from_cookies),
+            ("spaceDelimitedClaims", &rule.space_delimited_claims),
+        ] {
             for (j, _) in all.iter().enumerate().filter(|(_, v)| v.is_empty()) {
                 no(found, format!("{at}/{field}/{j}"), "this cannot be empty");
             }
