@@ -6,8 +6,8 @@
 use mesh::{Protocol, Service, ServicePort, Snapshot};
 use serde_json::{Value, json};
 
-use super::listener_filter;
 use super::chains::chains;
+use super::listener_filter;
 use super::outbound::{base, outbound_http, tcp};
 use crate::{Proxy, scope};
 
