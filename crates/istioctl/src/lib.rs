@@ -2,21 +2,30 @@
 //!
 //! Promise: columns, flags and exit codes are Istio's; `-o json|yaml` for machines. Commands that are not built say so.
 
+mod access;
 mod analyze;
+mod ask;
+mod experimental;
 mod global;
 mod input;
 mod kube_inject;
 mod output;
+mod proxy_config;
+mod session;
 mod status;
 mod table;
 mod validate;
+mod version;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub use access::{Access, Method, Pod};
+
 use global::Global;
+use session::Session;
 
 /// istioctl: look at a mesh and its configuration.
 #[derive(Debug, Parser)]
@@ -32,20 +41,27 @@ struct Arguments {
 enum Command {
     /// Find what is wrong with configuration in files and directories.
     Analyze(Box<analyze::Analyze>),
+    /// Commands that may still change.
+    #[command(aliases = ["x", "exp"])]
+    Experimental(experimental::Experimental),
     /// Print Kubernetes YAML with sidecars added.
     KubeInject(kube_inject::KubeInject),
+    /// Show what a proxy has.
+    #[command(alias = "pc")]
+    ProxyConfig(Box<proxy_config::ProxyConfig>),
     /// Show which proxies have what istiod sent last.
     #[command(alias = "ps")]
-    ProxyStatus(status::ProxyStatus),
+    ProxyStatus(Box<status::ProxyStatus>),
     /// Check files of Istio configuration, object by object.
     #[command(alias = "v")]
     Validate(validate::Validate),
-    /// Print the version.
-    Version,
+    /// Print the versions of this command, of istiod and of the proxies.
+    Version(Box<version::Version>),
 }
 
-/// Runs the command; the first argument is the program's name.
-pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// Runs the command; the first argument is the program's name. `mesh` is the way into the mesh that runs here, if one
+/// does.
+pub fn cli(arguments: impl IntoIterator<Item = OsString>, mesh: Option<Box<dyn Access>>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -53,16 +69,16 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    let global = arguments.global;
+    let session = Session { global: arguments.global, mesh };
+    let global = &session.global;
     let result = match arguments.command {
-        Command::Analyze(command) => command.run(&global),
-        Command::KubeInject(command) => command.run(&global),
-        Command::ProxyStatus(command) => command.run(),
-        Command::Validate(command) => command.run(&global),
-        Command::Version => {
-            println!("client version: {}", env!("CARGO_PKG_VERSION"));
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Analyze(command) => command.run(global),
+        Command::Experimental(command) => command.run(&session),
+        Command::KubeInject(command) => command.run(global),
+        Command::ProxyConfig(command) => command.run(&session),
+        Command::ProxyStatus(command) => command.run(&session),
+        Command::Validate(command) => command.run(global),
+        Command::Version(command) => command.run(&session),
     };
     result.unwrap_or_else(|reason| {
         eprintln!("Error: {reason}");

@@ -1,4 +1,9 @@
-//! Debug pages, metrics and readiness.
+//! Debug pages, metrics and readiness; the pages also as xDS, for tools that have no way to these ports.
+
+mod dump;
+mod model;
+mod status;
+mod xds_pages;
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -13,10 +18,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpListener;
-use xds::{ConnectionStatus, TypeStatus, types};
+use xds::{ConnectionStatus, types};
+
+pub(crate) use xds_pages::{identifier, resources};
 
 use crate::server::State;
 
@@ -40,16 +45,26 @@ pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
 }
 
 /// All pages, for `/debug/list`.
-const PAGES: [&str; 9] = [
-    "/debug/adsz",
-    "/debug/config_dump?proxyID=POD.NAMESPACE",
-    "/debug/configz",
-    "/debug/connections",
-    "/debug/endpointz",
-    "/debug/problems",
-    "/debug/registryz",
-    "/debug/syncz",
-    "/metrics",
+const PAGES: [&str; 19] = [
+    "adsz",
+    "authorizationz",
+    "clusterz",
+    "config_dump?proxyID=POD.NAMESPACE",
+    "configz",
+    "connections",
+    "edsz?proxyID=POD.NAMESPACE",
+    "endpointz",
+    "inject",
+    "instancesz",
+    "list",
+    "mesh",
+    "ndsz?proxyID=POD.NAMESPACE",
+    "networkz",
+    "problems",
+    "push_status",
+    "registryz",
+    "resourcesz",
+    "syncz",
 ];
 
 fn page(state: &State, path: &str, query: &str) -> Response<Full<Bytes>> {
@@ -57,16 +72,51 @@ fn page(state: &State, path: &str, query: &str) -> Response<Full<Bytes>> {
         "/ready" | "/healthz/ready" => text(StatusCode::OK, "ready\n".to_owned()),
         "/version" => text(StatusCode::OK, format!("{}\n", env!("CARGO_PKG_VERSION"))),
         "/metrics" => text(StatusCode::OK, metrics(state)),
-        "/debug/syncz" => page_json(&syncz(state)),
-        "/debug/adsz" | "/debug/connections" => page_json(&connections(state)),
-        "/debug/problems" => page_json(&problems(state)),
-        "/debug/registryz" => page_json(&registry(state)),
-        "/debug/endpointz" => page_json(&endpoints(state)),
-        "/debug/configz" => page_json(&configuration(state)),
-        "/debug/config_dump" => dump(state, query),
-        "/debug" | "/debug/list" => page_json(&json!(PAGES)),
-        other => text(StatusCode::NOT_FOUND, format!("{other} is not a page here; see /debug/list\n")),
+        "/debug" => page_json(&json!(PAGES)),
+        other => match other.strip_prefix("/debug/").map(|name| answer(state, name, query)) {
+            Some(Ok(body)) => {
+                // Descriptors are needed for dumps alone, and large.
+                envoy_api::release_descriptors();
+                page_json(&body)
+            }
+            Some(Err((status, reason))) => text(status, format!("{reason}\n")),
+            None => text(StatusCode::NOT_FOUND, format!("{other} is not a page here; see /debug/list\n")),
+        },
     }
+}
+
+/// A page's body, or why there is none.
+pub(crate) type Answer = Result<Value, (StatusCode, String)>;
+
+/// The debug page of a name.
+pub(crate) fn answer(state: &State, name: &str, query: &str) -> Answer {
+    let parameter = |name: &str| query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('='));
+    let proxy = || {
+        parameter("proxyID")
+            .filter(|id| !id.is_empty())
+            .ok_or_else(|| (StatusCode::BAD_REQUEST, "name the proxy: ?proxyID=POD.NAMESPACE".to_owned()))
+    };
+    Ok(match name {
+        "syncz" => status::syncz(state),
+        "adsz" | "connections" => status::connections(state),
+        "config_dump" => dump::config_dump(state, proxy()?)?,
+        "edsz" => dump::endpoints(state, proxy()?)?,
+        "ndsz" => dump::names(state, proxy()?)?,
+        "list" => json!(PAGES),
+        "problems" => problems(state),
+        "registryz" => model::registry(state),
+        "endpointz" => model::endpoints(state),
+        "instancesz" => model::instances(state),
+        "configz" => model::configuration(state, parameter("resource")),
+        "resourcesz" => model::counts(state),
+        "authorizationz" => model::authorization(state),
+        "mesh" => model::mesh(state),
+        "networkz" => json!([]),
+        "clusterz" => json!([{"id": "Kubernetes", "secretName": "", "syncStatus": "synced"}]),
+        "push_status" => model::push_status(state),
+        "inject" => json!({"templates": ["sidecar", "gateway", "grpc-agent", "grpc-simple", "spire"]}),
+        other => return Err((StatusCode::NOT_FOUND, format!("{other} is not a page here; see /debug/list"))),
+    })
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
@@ -82,47 +132,8 @@ fn page_json(body: &Value) -> Response<Full<Bytes>> {
 }
 
 /// `POD.NAMESPACE` of a node id.
-fn proxy_name(connection: &ConnectionStatus) -> &str {
+pub(crate) fn proxy_name(connection: &ConnectionStatus) -> &str {
     connection.node.split('~').nth(2).unwrap_or(&connection.node)
-}
-
-fn syncz(state: &State) -> Value {
-    let row = |c: &ConnectionStatus| {
-        let of = |kind: &str| c.types.get(kind).cloned().unwrap_or_default();
-        let mut row = json!({
-            "cluster_id": c.cluster, "proxy": proxy_name(c), "proxy_type": c.node.split('~').next(), "istio_version": c.version,
-        });
-        for (name, kind) in [
-            ("cluster", types::CLUSTER),
-            ("listener", types::LISTENER),
-            ("route", types::ROUTE),
-            ("endpoint", types::ENDPOINT),
-        ] {
-            let TypeStatus { sent, acked, .. } = of(kind);
-            row[format!("{name}_sent")] = json!(sent);
-            row[format!("{name}_acked")] = json!(acked);
-            row[format!("{name}_status")] = json!(of(kind).word());
-            row[format!("{name}_error")] = json!(of(kind).error.unwrap_or_default());
-        }
-        row
-    };
-    let mut rows: Vec<ConnectionStatus> = state.ads.connections();
-    rows.sort_by(|a, b| proxy_name(a).cmp(proxy_name(b)));
-    Value::Array(rows.iter().map(row).collect())
-}
-
-fn connections(state: &State) -> Value {
-    let all: Vec<Value> = state
-        .ads
-        .connections()
-        .iter()
-        .map(|c| {
-            let since = OffsetDateTime::from(c.connected).format(&Rfc3339).unwrap_or_default();
-            let types: Vec<&String> = c.types.keys().collect();
-            json!({"connectionId": c.node, "proxy": proxy_name(c), "connectedAt": since, "watches": types})
-        })
-        .collect();
-    json!({"totalClients": all.len(), "clients": all})
 }
 
 fn problems(state: &State) -> Value {
@@ -137,60 +148,6 @@ fn problems(state: &State) -> Value {
         json!({"file": origin.file, "line": origin.line, "column": origin.column, "reason": reason})
     });
     Value::Array(refused.chain(unbuilt).collect())
-}
-
-fn registry(state: &State) -> Value {
-    let loaded = state.loaded.borrow();
-    let services = loaded.snapshot.services().map(|s| {
-        let ports: Vec<Value> = s
-            .ports
-            .iter()
-            .map(|p| json!({"name": p.name, "port": p.port, "protocol": format!("{:?}", p.protocol)}))
-            .collect();
-        json!({"hostname": s.host, "vips": s.vips, "ports": ports})
-    });
-    Value::Array(services.collect())
-}
-
-fn endpoints(state: &State) -> Value {
-    let loaded = state.loaded.borrow();
-    let snapshot = &loaded.snapshot;
-    let of = |s: &std::sync::Arc<mesh::Service>, port: u16| {
-        let all = snapshot.endpoints(&s.host, port);
-        let addresses: Vec<String> = all.iter().map(|e| format!("{}:{}", e.address, e.port)).collect();
-        json!({"service": s.host, "port": port, "endpoints": addresses})
-    };
-    Value::Array(snapshot.services().flat_map(|s| s.ports.iter().map(move |p| of(s, p.port))).collect())
-}
-
-fn configuration(state: &State) -> Value {
-    let loaded = state.loaded.borrow();
-    let rows = loaded.resources.iter().map(|(resource, origin)| {
-        let (kind, namespace, name) = resource.key();
-        json!({"kind": kind, "namespace": namespace, "name": name, "origin": origin.to_string()})
-    });
-    Value::Array(rows.collect())
-}
-
-/// What a workload's proxy is sent now.
-fn dump(state: &State, query: &str) -> Response<Full<Bytes>> {
-    let wanted = query.split('&').find_map(|p| p.strip_prefix("proxyID=")).unwrap_or_default();
-    let loaded = state.loaded.borrow();
-    let Some((pod, namespace)) = wanted.rsplit_once('.') else {
-        return text(StatusCode::BAD_REQUEST, "name the proxy: ?proxyID=POD.NAMESPACE\n".to_owned());
-    };
-    let Some(workload) = loaded.snapshot.workload(namespace, pod) else {
-        return text(StatusCode::NOT_FOUND, format!("there is no pod {pod} in namespace {namespace}\n"));
-    };
-    let id = format!("sidecar~{}~{pod}.{namespace}~{namespace}.svc.cluster.local", workload.ip);
-    let node = envoy_api::envoy::config::core::v3::Node { id, ..Default::default() };
-    let Ok(proxy) = pilot::Proxy::from_node(&node) else {
-        return text(StatusCode::NOT_FOUND, "the pod has no address yet\n".to_owned());
-    };
-    let made = [pilot::clusters(&loaded.snapshot, &proxy), pilot::listeners(&loaded.snapshot, &proxy)].concat();
-    let page = page_json(&Value::Array(made.iter().map(|r| envoy_api::any_to_json(&r.body)).collect()));
-    envoy_api::release_descriptors();
-    page
 }
 
 /// Prometheus text, under istiod's names.

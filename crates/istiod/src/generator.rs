@@ -1,14 +1,18 @@
 //! What a proxy is sent: the snapshot in force, translated.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use citadel::Tokens;
+use envoy_api::Any;
 use envoy_api::envoy::config::core::v3::Node;
 use mesh::Snapshot;
 use parking_lot::RwLock;
 use pilot::Proxy;
 use tonic::Status;
 use xds::{Generator, Resource, Wanted, types};
+
+use crate::debug;
+use crate::server::State;
 
 /// Marks a request that came over TLS; only those must prove who they are, as with Istio's two ports.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +23,8 @@ pub(crate) struct Translator {
     pub(crate) snapshot: RwLock<Snapshot>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) trust_domain: String,
+    /// What tools ask about.
+    pub(crate) state: OnceLock<Weak<State>>,
 }
 
 impl Generator for Translator {
@@ -39,6 +45,26 @@ impl Generator for Translator {
             }
         }
         Ok(proxy)
+    }
+
+    fn identifier(&self) -> String {
+        debug::identifier()
+    }
+
+    fn debug(
+        &self,
+        metadata: &tonic::metadata::MetadataMap,
+        extensions: &tonic::Extensions,
+        type_url: &str,
+        names: &[String],
+    ) -> Result<Vec<(String, Any)>, Status> {
+        if extensions.get::<Secure>().is_none() {
+            return Err(Status::unauthenticated(format!("{type_url} is served over TLS only, on port 15012")));
+        }
+        let caller = citadel::caller(metadata, extensions, &self.tokens, &self.trust_domain)?;
+        let state =
+            self.state.get().and_then(Weak::upgrade).ok_or_else(|| Status::unavailable("istiod is starting"))?;
+        debug::resources(&state, &caller, type_url, names)
     }
 
     fn generate(&self, proxy: &Proxy, kind: &str, wanted: &Wanted) -> Vec<Resource> {

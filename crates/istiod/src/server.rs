@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use citadel::{Authority, AuthorityError, CsrService, Limits, PeerCertificate, Tokens};
@@ -127,12 +127,15 @@ impl Istiod {
             snapshot: RwLock::new(loaded.borrow().snapshot.clone()),
             tokens: self.tokens.clone(),
             trust_domain: self.options.trust_domain.clone(),
+            state: OnceLock::new(),
         };
         let ads = AdsServer::new(translator);
         let limits = Limits { default: self.options.certificate_life, max: MAX_LIFE };
         let csr = CsrService::new(self.authority.clone(), self.tokens.clone(), &self.options.trust_domain, limits);
         let state =
             Arc::new(State { ads: ads.clone(), loaded: loaded.clone(), csr: csr.clone(), started: Instant::now() });
+        // The state is the server's; the other way round only looks.
+        let _ = ads.generator().state.set(Arc::downgrade(&state));
         tokio::spawn(debug::serve(self.monitoring, state.clone()));
         tokio::spawn(debug::serve(self.ready, state));
         tokio::spawn(follow(ads.clone(), loaded));

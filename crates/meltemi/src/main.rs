@@ -1,6 +1,7 @@
 //! One binary that is the whole mesh: istiod, pilot-agent, istioctl and the laptop mesh, by sub-command or by the name
 //! it is called by.
 
+mod access;
 mod identity;
 
 use std::ffi::OsString;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
         }
         "istioctl" => {
             log("warn");
-            istioctl::cli(arguments)
+            istioctl::cli(arguments, access::laptop())
         }
         "app" => testapp::cli(arguments),
         _ => {

@@ -31,6 +31,20 @@ pub mod types {
     /// The order in which a change goes out, so that nothing refers to what is not there yet.
     pub const ORDER: [&str; 6] = [CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, NAME_TABLE];
 
+    /// Pages of the server, by name; the body is the page's own.
+    pub const DEBUG: &str = "istio.io/debug";
+    /// What every proxy was sent and has acknowledged.
+    pub const SYNCZ: &str = "istio.io/debug/syncz";
+    /// What one proxy is sent.
+    pub const CONFIG_DUMP: &str = "istio.io/debug/config_dump";
+    /// Who is connected.
+    pub const CONNECTIONS: [&str; 2] = ["istio.io/connections", "istio.io/connect"];
+
+    /// Whether a type URL asks about the server itself.
+    pub fn is_debug(url: &str) -> bool {
+        url == DEBUG || url.starts_with("istio.io/debug/") || CONNECTIONS.contains(&url)
+    }
+
     /// The bare name of a type URL.
     pub fn bare(url: &str) -> &str {
         url.rsplit('/').next().unwrap_or(url)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
-use envoy_api::envoy::config::core::v3::Node;
+use envoy_api::envoy::config::core::v3::{ControlPlane, Node};
 use envoy_api::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use envoy_api::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as WireResource,
@@ -59,6 +59,26 @@ pub trait Generator: Send + Sync + 'static {
         metadata: &tonic::metadata::MetadataMap,
         extensions: &tonic::Extensions,
     ) -> Result<Self::Proxy, Status>;
+
+    /// Who answers, for `ControlPlane.identifier`.
+    fn identifier(&self) -> String {
+        String::new()
+    }
+
+    /// What a tool asks about the server itself: a type URL that [`types::is_debug`] and the names with it.
+    ///
+    /// # Errors
+    /// When the caller may not know, or nothing is known.
+    #[allow(clippy::result_large_err, reason = "tonic's own type")]
+    fn debug(
+        &self,
+        _metadata: &tonic::metadata::MetadataMap,
+        _extensions: &tonic::Extensions,
+        type_url: &str,
+        _names: &[String],
+    ) -> Result<Vec<(String, Any)>, Status> {
+        Err(Status::unimplemented(format!("{type_url} is not served here")))
+    }
 
     /// All resources of a bare type name that the proxy wants.
     fn generate(&self, proxy: &Self::Proxy, kind: &str, wanted: &Wanted) -> Vec<Resource>;
@@ -171,6 +191,7 @@ impl<G: Generator> Session<G> {
         };
         let status = ConnectionStatus {
             node: node.id.clone(),
+            about: node.clone(),
             cluster: text("CLUSTER_ID").unwrap_or_else(|| "Kubernetes".to_owned()),
             version: text("ISTIO_VERSION").unwrap_or_default(),
             connected: SystemTime::now(),
@@ -209,8 +230,34 @@ impl<G: Generator> Session<G> {
         *self.server.0.pushes.lock().entry(kind.to_owned()).or_default() += 1;
     }
 
+    fn control_plane(&self) -> Option<ControlPlane> {
+        let identifier = self.server.0.generator.identifier();
+        (!identifier.is_empty()).then_some(ControlPlane { identifier })
+    }
+
+    /// What a tool asks; it is no proxy, and is not listed as one.
+    fn debug(&self, type_url: &str, names: &[String]) -> Result<Vec<(String, Any)>, Status> {
+        self.server.0.generator.debug(&self.metadata, &self.extensions, type_url, names)
+    }
+
     /// Answers of one delta request.
     fn delta(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<DeltaDiscoveryResponse>, Status> {
+        if types::is_debug(&request.type_url) {
+            if !request.response_nonce.is_empty() {
+                return Ok(Vec::new());
+            }
+            let made = self.debug(&request.type_url, &request.resource_names_subscribe)?;
+            let nonce = self.next_nonce();
+            let wire = |(name, body)| WireResource { name, resource: Some(body), ..WireResource::default() };
+            return Ok(vec![DeltaDiscoveryResponse {
+                system_version_info: nonce.clone(),
+                resources: made.into_iter().map(wire).collect(),
+                type_url: request.type_url,
+                nonce,
+                control_plane: self.control_plane(),
+                ..DeltaDiscoveryResponse::default()
+            }]);
+        }
         self.admit(request.node.as_ref())?;
         let kind = types::bare(&request.type_url).to_owned();
         let error = request.error_detail.map(|e| e.message);
@@ -260,12 +307,28 @@ impl<G: Generator> Session<G> {
             type_url: types::url(kind),
             removed_resources: difference.removed,
             nonce,
+            control_plane: self.control_plane(),
             ..DeltaDiscoveryResponse::default()
         })
     }
 
     /// Answers of one state-of-the-world request.
     fn world(&mut self, request: DiscoveryRequest) -> Result<Option<DiscoveryResponse>, Status> {
+        if types::is_debug(&request.type_url) {
+            if !request.response_nonce.is_empty() {
+                return Ok(None);
+            }
+            let made = self.debug(&request.type_url, &request.resource_names)?;
+            let nonce = self.next_nonce();
+            return Ok(Some(DiscoveryResponse {
+                version_info: nonce.clone(),
+                resources: made.into_iter().map(|(_, body)| body).collect(),
+                type_url: request.type_url,
+                nonce,
+                control_plane: self.control_plane(),
+                ..DiscoveryResponse::default()
+            }));
+        }
         self.admit(request.node.as_ref())?;
         let kind = types::bare(&request.type_url).to_owned();
         let error = request.error_detail.map(|e| e.message);
@@ -303,6 +366,7 @@ impl<G: Generator> Session<G> {
             resources: resources.into_iter().map(|r| r.body).collect(),
             type_url: types::url(kind),
             nonce,
+            control_plane: self.control_plane(),
             ..DiscoveryResponse::default()
         })
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use envoy_api::envoy::config::core::v3::Node;
+
 /// One type of one connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TypeStatus {
@@ -33,6 +35,8 @@ impl TypeStatus {
 pub struct ConnectionStatus {
     /// Node id.
     pub node: String,
+    /// The whole node, as the proxy sent it.
+    pub about: Node,
     /// `CLUSTER_ID` of the node.
     pub cluster: String,
     /// `ISTIO_VERSION` of the node.

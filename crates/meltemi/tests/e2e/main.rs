@@ -3,6 +3,7 @@
 //! Needs root (or a user namespace with a range of ids) and `ip`, `nft`, `iptables-restore`; run by `scripts/test` with
 //! `--ignored`, one at a time.
 
+mod commands;
 mod edits;
 mod routing;
 mod security;

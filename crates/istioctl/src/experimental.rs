@@ -1,0 +1,58 @@
+//! `istioctl experimental`: questions about pods, services, policies and istiod itself.
+
+mod authz;
+mod check_inject;
+mod debug;
+mod describe;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use crate::Session;
+use crate::{status, version};
+
+/// Commands that may still change.
+#[derive(Debug, Args)]
+pub(crate) struct Experimental {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at AuthorizationPolicies as a proxy has them.
+    Authz(authz::Authz),
+    /// Tell whether pods are injected, and why.
+    CheckInject(check_inject::CheckInject),
+    /// Describe a pod or a service and what is configured for it.
+    #[command(alias = "des")]
+    Describe(describe::Describe),
+    /// Debug pages of istiod.
+    InternalDebug(Box<debug::InternalDebug>),
+    /// Show which proxies have what istiod sent last.
+    #[command(alias = "ps")]
+    ProxyStatus(Box<status::ProxyStatus>),
+    /// Print versions.
+    Version(Box<version::Version>),
+    /// Wait until every proxy has what istiod sent last.
+    Wait(wait::Wait),
+}
+
+impl Experimental {
+    pub(crate) fn run(self, session: &Session) -> Result<ExitCode, String> {
+        match self.command {
+            Command::Authz(command) => command.run(session),
+            Command::CheckInject(command) => command.run(session),
+            Command::Describe(command) => command.run(session),
+            Command::InternalDebug(command) => command.run(session),
+            Command::ProxyStatus(command) => command.run(session),
+            Command::Version(command) => command.run(session),
+            Command::Wait(command) => command.run(session),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
