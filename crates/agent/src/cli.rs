@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::log_levels;
 use crate::options::AgentOptions;
 use crate::redirect::{Capture, Rules};
 use crate::{request, sidecar};
@@ -32,6 +33,14 @@ enum Command {
         /// DNS domain of the pod, such as `production.svc.cluster.local`; taken from POD_NAMESPACE otherwise.
         #[arg(long)]
         domain: Option<String>,
+        #[command(flatten)]
+        log: LogFlags,
+        /// Level of the proxy's log.
+        #[arg(long = "proxyLogLevel", value_parser = log_levels::level)]
+        level: Option<&'static str>,
+        /// Levels of its components: COMPONENT:LEVEL with commas between them.
+        #[arg(long = "proxyComponentLogLevel", value_parser = log_levels::components)]
+        component_levels: Option<String>,
     },
     /// Ask the sidecar's admin pages: `request GET /clusters`.
     Request {
@@ -64,8 +73,18 @@ enum Command {
     Version,
 }
 
+/// The agent's own log. The levels are in force before the command is read.
+#[derive(Debug, clap::Args)]
+struct LogFlags {
+    /// Levels of the agent's log: SCOPE:LEVEL with commas between them.
+    #[arg(long = "log_output_level", value_parser = log_levels::scopes)]
+    levels: Option<String>,
+}
+
 #[derive(Debug, clap::Args)]
 struct Iptables {
+    #[command(flatten)]
+    log: LogFlags,
     /// Port of outbound connections.
     #[arg(short = 'p', long = "envoy-port", default_value_t = 15001)]
     outbound: u16,
@@ -130,7 +149,8 @@ fn run(command: Command) -> Result<(), String> {
         Command::Proxy { kind, .. } if kind != "sidecar" => {
             Err(format!("a proxy of kind {kind} is not built; only sidecar is"))
         }
-        Command::Proxy { concurrency, domain, .. } => {
+        Command::Proxy { concurrency, domain, log, level, component_levels, .. } => {
+            tracing::debug!(agent = ?log.levels, proxy = ?level, components = ?component_levels, "log levels");
             let mut options = AgentOptions::from_env().map_err(|e| e.to_string())?;
             let own = format!("{}.svc.cluster.local", options.namespace);
             if let Some(other) = domain.filter(|d| *d != own) {
@@ -163,6 +183,7 @@ fn run(command: Command) -> Result<(), String> {
 }
 
 fn iptables(flags: Iptables) -> Result<(), String> {
+    tracing::debug!(agent = ?flags.log.levels, "log levels");
     if flags.mode != "REDIRECT" {
         return Err(format!("interception mode {} is not built; use REDIRECT", flags.mode));
     }

@@ -10,11 +10,13 @@ mod dns;
 mod follow;
 mod health;
 mod identity;
+mod log_levels;
 mod options;
 mod redirect;
 mod request;
 mod sidecar;
 
 pub use cli::cli;
+pub use log_levels::log_filter;
 pub use options::{AgentOptions, OptionsError};
 pub use redirect::{Capture, Rules};

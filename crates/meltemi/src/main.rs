@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             istiod::cli(arguments)
         }
         "pilot-agent" => {
-            log("info");
+            log(&agent::log_filter(&arguments));
             agent::cli(arguments)
         }
         "istioctl" => {
