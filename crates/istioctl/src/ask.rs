@@ -140,6 +140,7 @@ impl Xds {
             sans: vec![SanMatch::Exact(self.authority.clone())],
             sni: Some(self.authority.clone()),
             alpn: vec![b"h2".to_vec()],
+            revoked: Vec::new(),
         };
         if let Some(folder) = &self.cert_dir {
             let slot = Arc::new(CertSlot::default());
