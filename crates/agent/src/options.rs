@@ -34,6 +34,8 @@ pub struct AgentOptions {
     pub token: PathBuf,
     /// Roots by which istiod is verified.
     pub roots: PathBuf,
+    /// The proxy's configuration as it was injected; the control plane gets it to see.
+    pub proxy_config: Value,
     /// Worker threads.
     pub workers: usize,
     /// Life of a certificate to ask for, in seconds; 0 leaves it to istiod.
@@ -96,6 +98,7 @@ impl AgentOptions {
             node_metadata: std::env::vars()
                 .filter_map(|(name, value)| Some((name.strip_prefix("ISTIO_META_")?.to_owned(), value)))
                 .collect(),
+            proxy_config: config,
             pod,
         })
     }
@@ -113,7 +116,7 @@ impl AgentOptions {
             "NAME": self.pod, "NAMESPACE": self.namespace, "SERVICE_ACCOUNT": self.service_account, "LABELS": labels,
             "WORKLOAD_NAME": self.workload, "CLUSTER_ID": self.cluster, "INSTANCE_IPS": self.ip.to_string(),
             "INTERCEPTION_MODE": "REDIRECT", "ISTIO_VERSION": env!("CARGO_PKG_VERSION"), "MESH_ID": self.trust_domain,
-            "PILOT_SAN": [self.istiod_name],
+            "PILOT_SAN": [self.istiod_name], "PROXY_CONFIG": self.proxy_config,
         });
         for (name, value) in &self.node_metadata {
             if metadata.get(name).is_none() {

@@ -47,13 +47,14 @@ const OF_OTHERS: [&str; 4] = [
 ];
 
 /// Settings of `ProxyConfig` that our own agent holds to.
-const PROXY_CONFIG: [&str; 8] = [
+const PROXY_CONFIG: [&str; 9] = [
     "concurrency",
     "discoveryAddress",
     "holdApplicationUntilProxyStarts",
     "image",
     "interceptionMode",
     "meshId",
+    "proxyHeaders",
     "proxyMetadata",
     "statusPort",
 ];
@@ -269,8 +270,13 @@ impl Wishes {
             }
         }
         let unknown = self.options.proxy_config.keys().find(|key| !PROXY_CONFIG.contains(&key.as_str()));
+        if let Some(key) = unknown.filter(|_| !can.proxy_config) {
+            return unbuilt("proxy.istio.io/config", key);
+        }
+        let headers = self.options.proxy_config.get("proxyHeaders").and_then(Value::as_object);
+        let unknown = headers.into_iter().flat_map(|h| h.keys()).find(|key| *key != "preserveHttp1HeaderCase");
         match unknown.filter(|_| !can.proxy_config) {
-            Some(key) => unbuilt("proxy.istio.io/config", key),
+            Some(key) => unbuilt("proxy.istio.io/config", &format!("proxyHeaders.{key}")),
             None => Ok(()),
         }
     }

@@ -25,6 +25,9 @@ pub fn clusters(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
             outbound(snapshot, proxy, service, port, &mut all);
         }
     }
+    if proxy.preserves_case() {
+        all.iter_mut().for_each(keep_case);
+    }
     all.into_iter().filter_map(|json| Resource::from_json(json["name"].clone().as_str()?, json)).collect()
 }
 
@@ -150,6 +153,19 @@ fn inbound(snapshot: &Snapshot, port: &scope::InboundPort) -> Value {
     }
     out["upstreamBindConfig"] = inbound_source();
     out
+}
+
+/// Header names keep their case towards servers of HTTP/1.
+fn keep_case(cluster: &mut Value) {
+    let options = &mut cluster["typedExtensionProtocolOptions"];
+    if options.is_null() {
+        *options = protocol_options(json!({"explicitHttpConfig": {"httpProtocolOptions": {}}}));
+    }
+    for way in ["explicitHttpConfig", "useDownstreamProtocolConfig"] {
+        if let Some(http1) = options[HTTP_OPTIONS][way].get_mut("httpProtocolOptions") {
+            *http1 = http::preserve_case();
+        }
+    }
 }
 
 fn explicit_h2() -> Value {

@@ -61,6 +61,9 @@ impl Manager<'_> {
         if let Some(log) = self.access_log {
             manager["accessLog"] = json!([log]);
         }
+        if proxy.preserves_case() {
+            manager["httpProtocolOptions"] = preserve_case();
+        }
         match self.routes {
             Routes::Rds(name) => {
                 manager["rds"] = json!({
@@ -77,6 +80,16 @@ impl Manager<'_> {
         }
         json!({"name": "envoy.filters.network.http_connection_manager", "typedConfig": manager})
     }
+}
+
+/// HTTP/1 options by which header names keep the case they came in.
+pub(crate) fn preserve_case() -> Value {
+    json!({"headerKeyFormat": {"statefulFormatter": {
+        "name": "preserve_case",
+        "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"
+        }
+    }}})
 }
 
 fn http_filters(proxy: &Proxy, inbound: bool, security: Vec<Value>) -> Vec<Value> {

@@ -125,6 +125,11 @@ impl Proxy {
         self.metadata.get(key).and_then(Value::as_str)
     }
 
+    /// Whether HTTP/1 header names keep their case (`proxyHeaders.preserveHttp1HeaderCase` of the injected ProxyConfig).
+    pub fn preserves_case(&self) -> bool {
+        self.metadata.pointer("/PROXY_CONFIG/proxyHeaders/preserveHttp1HeaderCase") == Some(&Value::Bool(true))
+    }
+
     /// The cluster the proxy runs in.
     pub fn cluster_id(&self) -> &str {
         self.meta("CLUSTER_ID").unwrap_or("Kubernetes")

@@ -101,6 +101,8 @@ pub struct HttpManager {
     pub common: Common,
     /// HTTP/2.
     pub http2: Http2,
+    /// Whether a plain connection is HTTP/2; `None`: its first bytes tell.
+    pub plain_http2: Option<bool>,
 }
 
 pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -> Result<HttpManager> {
@@ -136,6 +138,11 @@ pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -
         proxy_continue: proto.proxy_100_continue,
         preserve_case: protocol::http1(proto.http_protocol_options.as_ref()).under("http_protocol_options")?,
         common: protocol::common(proto.common_http_protocol_options.as_ref()).under("common_http_protocol_options")?,
+        plain_http2: match proto.codec_type() {
+            CodecType::Http1 => Some(false),
+            CodecType::Http2 => Some(true),
+            CodecType::Auto | CodecType::Http3 => None,
+        },
         http2: protocol::http2(proto.http2_protocol_options.as_ref()).under("http2_protocol_options")?,
     };
     let mut routed = false;
@@ -206,7 +213,7 @@ pub(crate) fn extension(any: &Any) -> Result<String> {
 
 fn refuse(proto: &proto::HttpConnectionManager) -> Result<()> {
     protocol::refuse(&[
-        ("codec_type", !matches!(proto.codec_type(), CodecType::Auto)),
+        ("codec_type: HTTP3", proto.codec_type() == CodecType::Http3),
         ("add_user_agent", proto.add_user_agent.is_some_and(|v| v.value)),
         ("local_reply_config", proto.local_reply_config.is_some()),
         ("original_ip_detection_extensions", !proto.original_ip_detection_extensions.is_empty()),

@@ -95,8 +95,16 @@ fn forward(proto: &proto::RouteAction, context: &Context) -> Result<Forward<Arc<
             N::NotFound => StatusCode::NOT_FOUND,
             N::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
         },
+        grpc_max: grpc_max(proto),
         connect_ends: connect_ends(&proto.upgrade_configs).under("upgrade_configs")?,
     })
+}
+
+/// Up to which time a gRPC call may name its own limit.
+fn grpc_max(proto: &proto::RouteAction) -> Option<Duration> {
+    let new = proto.max_stream_duration.as_ref().and_then(|m| duration(m.grpc_timeout_header_max.as_ref()));
+    #[allow(deprecated)] // The older form, which Istio sends.
+    new.or_else(|| duration(proto.max_grpc_timeout.as_ref()))
 }
 
 /// Whether CONNECT ends here. Which upgrades are allowed at all, the connection manager says.

@@ -100,7 +100,10 @@ pub(crate) async fn serve(
 ) {
     let http2 = match stream {
         Stream::Tls(ref tls) => matches!(tls.get_ref().1.alpn_protocol(), Some(b"h2" | b"istio-h2")),
-        Stream::Plain(ref tcp) => is_http2(tcp, &about).await,
+        Stream::Plain(ref tcp) => match manager.plain_http2 {
+            Some(configured) => configured,
+            None => is_http2(tcp, &about).await,
+        },
     };
     let (stream, watch) = Watched::new(stream);
     if http2 {

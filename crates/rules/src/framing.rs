@@ -95,6 +95,11 @@ impl Framing {
         self.doubt
     }
 
+    /// Requests whose head has come whole.
+    pub fn heads(&self) -> u64 {
+        self.heads
+    }
+
     /// The connection became a tunnel: what follows is not HTTP.
     pub fn end(&mut self) {
         self.state = State::Over;

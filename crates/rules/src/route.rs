@@ -137,6 +137,8 @@ pub struct Forward<C> {
     pub total_weight: u32,
     /// Until the whole response has come; `None` is no limit.
     pub timeout: Option<Duration>,
+    /// A gRPC call may name its own limit (`grpc-timeout`), up to this; zero is any. `None`: it may not.
+    pub grpc_max: Option<Duration>,
     /// When and how to try again.
     pub retry: Option<Arc<RetryPolicy>>,
     /// Replaces the matched prefix.
@@ -168,6 +170,36 @@ impl<C> Forward<C> {
             point = point.wrapping_sub(if here { 0 } else { weight });
             here
         })
+    }
+}
+
+impl<C> Forward<C> {
+    /// The limit of one request.
+    pub fn limit(&self, headers: &http::HeaderMap) -> Option<Duration> {
+        let asked = |max: Duration| {
+            let asked =
+                headers.get("grpc-timeout").filter(|_| is_grpc(headers)).and_then(|v| grpc_timeout(v.as_bytes()))?;
+            Some(if max.is_zero() { asked } else { asked.min(max) })
+        };
+        self.grpc_max.and_then(asked).or(self.timeout)
+    }
+}
+
+/// A `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2).
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_secs(number * 3600)),
+        b'M' => Some(Duration::from_secs(number * 60)),
+        b'S' => Some(Duration::from_secs(number)),
+        b'm' => Some(Duration::from_millis(number)),
+        b'u' => Some(Duration::from_micros(number)),
+        b'n' => Some(Duration::from_nanos(number)),
+        _ => None,
     }
 }
 

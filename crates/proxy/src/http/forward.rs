@@ -85,8 +85,9 @@ pub(crate) async fn forward(
         }
         other => other,
     };
-    let deadline = action.timeout.map(|t| Instant::now() + t);
-    if let Some(timeout) = action.timeout {
+    let timeout = action.limit(request.headers());
+    let deadline = timeout.map(|t| Instant::now() + t);
+    if let Some(timeout) = timeout {
         request.headers_mut().insert(names::EXPECTED_TIMEOUT.clone(), HeaderValue::from(millis(timeout)));
     }
     // An upgrade is HTTP/1.1's.

@@ -18,6 +18,7 @@ fn forward(clusters: &[(&'static str, u32)]) -> Forward<&'static str> {
             .collect(),
         total_weight: clusters.iter().map(|c| c.1).sum(),
         timeout: None,
+        grpc_max: None,
         retry: None,
         prefix_rewrite: None,
         regex_rewrite: None,
@@ -145,4 +146,42 @@ fn ports_are_cut_with_care() {
     for (authority, wanted) in [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("::1", "::1"), ("a:", "a:")] {
         assert_eq!(without_port(authority), wanted);
     }
+}
+
+#[test]
+fn a_grpc_call_may_name_its_limit_where_the_route_lets_it() {
+    use std::time::Duration;
+    let seconds = Duration::from_secs;
+    let call = |timeout: &'static str| {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-timeout", http::HeaderValue::from_static(timeout));
+        headers
+    };
+    let mut route = forward(&[("a", 1)]);
+    route.timeout = Some(seconds(15));
+    assert_eq!(route.limit(&call("20S")), Some(seconds(15)), "not where it is not configured");
+    route.grpc_max = Some(Duration::ZERO);
+    for (text, limit) in [
+        ("20S", seconds(20)),
+        ("1H", seconds(3600)),
+        ("2M", seconds(120)),
+        ("1500m", Duration::from_millis(1500)),
+        ("7u", Duration::from_micros(7)),
+        ("9n", Duration::from_nanos(9)),
+        ("99999999H", seconds(99_999_999 * 3600)),
+        // No gRPC timeouts: the route's counts.
+        ("", seconds(15)),
+        ("S", seconds(15)),
+        ("-1S", seconds(15)),
+        ("123456789S", seconds(15)),
+        ("5x", seconds(15)),
+    ] {
+        assert_eq!(route.limit(&call(text)), Some(limit), "{text}");
+    }
+    route.grpc_max = Some(seconds(10));
+    assert_eq!(route.limit(&call("20S")), Some(seconds(10)));
+    let mut plain = call("20S");
+    plain.remove("content-type");
+    assert_eq!(route.limit(&plain), Some(seconds(15)), "only of a gRPC call");
 }
