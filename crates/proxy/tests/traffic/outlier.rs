@@ -48,7 +48,9 @@ async fn failures_in_a_row() {
     ] {
         let (world, bad) = web(act, 1, detection).await;
         world.tally(20, || get("web", "/")).await;
-        assert_eq!(bad.count(), asked, "{act:?} {detection}");
+        // Envoy puts hosts aside on another thread: some more requests may still go there.
+        let most = if world.is_envoy() && asked < 10 { asked + 5 } else { asked };
+        assert!((asked..=most).contains(&bad.count()), "{act:?} {detection}: {}", bad.count());
     }
 }
 

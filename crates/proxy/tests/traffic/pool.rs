@@ -121,14 +121,11 @@ async fn retries_have_a_limit() {
         ("{retryBudget: {percent: 100, minRetryConcurrency: 1}}", true),
         ("{retryBudget: {}}", true),
     ] {
-        let server =
-            Server::with(
-                "web",
-                |seen| {
-                    if seen.headers["x-envoy-attempt-count"] == "1" { Act::Status(503) } else { SLOW }
-                },
-            )
-            .await;
+        let server = Server::with("web", |seen| {
+            let first = seen.headers["x-envoy-attempt-count"] == "1";
+            if seen.path == "/" && first { Act::Status(503) } else { SLOW }
+        })
+        .await;
         let mut mesh = Mesh::new();
         mesh.http("web", &[("", &server)]);
         mesh.destination_rule("web", &format!("host: web\ntrafficPolicy: {policy}"));
@@ -137,7 +134,13 @@ async fn retries_have_a_limit() {
             "hosts: [web]\nhttp: [{retries: {attempts: 1, retryOn: 5xx}, route: [{destination: {host: web}}]}]",
         );
         let world = mesh.start().await;
-        let answers = at_once(&world, 3).await;
+        // Six others are on their way, of which a budget is a share.
+        let others = async { join_all((0..6).map(|_| world.send_apart(get("web", "/other"))).collect()).await };
+        let failing = async {
+            until("the others are there", || server.0.arrived.load(SeqCst) == 6).await;
+            at_once(&world, 3).await
+        };
+        let (_, answers) = tokio::join!(others, failing);
         let served = answers.iter().filter(|a| a.status == 200).count();
         assert_eq!(served == 3, all_retried, "{policy}: {answers:?}");
     }
