@@ -160,9 +160,11 @@ impl Host {
                 clear(&memory.consecutive_local);
                 false
             }
-            Outcome::LocalFailure if rules.split_local => reaches(&memory.consecutive_local, rules.consecutive_local),
+            Outcome::LocalFailure | Outcome::Timeout if rules.split_local => {
+                reaches(&memory.consecutive_local, rules.consecutive_local)
+            }
             // With Envoy the connection that came about ends the row of failures; what follows begins a new one.
-            Outcome::Broken | Outcome::Timeout if rules.split_local => {
+            Outcome::Broken if rules.split_local => {
                 clear(&memory.consecutive_local);
                 reaches(&memory.consecutive_local, rules.consecutive_local)
             }

@@ -93,7 +93,10 @@ async fn failures_to_connect_count_apart_when_split() {
     fail(&cluster, 0, 9);
     assert_eq!(picked(&cluster).len(), 4);
     let host = cluster.hosts()[0].clone();
-    cluster.report(&host, Outcome::LocalFailure);
+    for outcome in [Outcome::LocalFailure, Outcome::Broken, Outcome::Broken] {
+        cluster.report(&host, outcome);
+    }
+    assert_eq!(picked(&cluster).len(), 4, "a connection that came about ends a row");
     cluster.report(&host, Outcome::Timeout);
     assert_eq!(picked(&cluster).len(), 3);
 }
