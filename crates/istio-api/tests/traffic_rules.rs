@@ -83,7 +83,7 @@ fn virtual_services() {
             "hosts: [a], http: [{route: [{destination: {host: b, port: {number: 0}}}]}]".to_owned(),
             "/spec/http/0/route/0/destination/port/number",
         ),
-        (format!("http: [{{delegate: {{name: b}}}}]"), "/spec/http/0/delegate"),
+        ("http: [{delegate: {name: b}}]".to_owned(), "/spec/http/0/delegate"),
         (format!("hosts: [a.example], tls: [{{match: [{{sniHosts: [a.example]}}], {route}}}]"), ""),
         (
             format!("hosts: [a.example], tls: [{{match: [{{sniHosts: [b.example]}}], {route}}}]"),
