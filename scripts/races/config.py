@@ -35,8 +35,8 @@ def http_listener(name, port, cluster_name, filters=(), tls=None, log=None, isti
     """One route to one cluster. `istio` adds Istio's own filters, which stock Envoy does not have."""
     filters = list(filters)
     if istio:
-        filters.append(http_filter("istio.metadata_exchange", "io.istio.http.peer_metadata.Config"))
-        filters.append(http_filter("istio.stats", "stats.PluginConfig"))
+        filters.append(istio_filter("istio.metadata_exchange", "io.istio.http.peer_metadata.Config"))
+        filters.append(istio_filter("istio.stats", "stats.PluginConfig"))
     filters.append(http_filter("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router"))
     action = {"direct_response": {"status": 200}} if direct else {"route": {"cluster": cluster_name, "timeout": "30s"}}
     manager = any_of(
@@ -56,6 +56,10 @@ def http_listener(name, port, cluster_name, filters=(), tls=None, log=None, isti
 
 def http_filter(name, kind):
     return {"name": name, "typed_config": any_of(kind)}
+
+
+def istio_filter(name, kind):
+    return {"name": name, "typed_config": any_of("udpa.type.v1.TypedStruct", type_url=TYPE + kind, value={})}
 
 
 def tcp_listener(name, port, cluster_name, ip="127.0.0.1"):

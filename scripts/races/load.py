@@ -46,8 +46,8 @@ def fixed_rate(meltemi, port, seconds, rate):
 
 
 def handshakes(work, port, seconds):
-    """openssl: a new mTLS connection after the other, never resumed, one request on each."""
-    out = run(["openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-new", "-time", str(seconds), "-www", "/",
+    """openssl: a new mTLS connection after the other, never resumed, closed as soon as it is there."""
+    out = run(["openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-new", "-time", str(seconds),
                "-cert", "client.pem", "-key", "client.key", "-CAfile", "root.pem", "-verify", "2"], cwd=work)
     done = int(re.search(r"(\d+) connections in [\d.]+ real seconds", out).group(1))
     if not done:

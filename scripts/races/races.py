@@ -205,7 +205,7 @@ def tcp(options):
 
 
 def handshakes(options):
-    """mTLS connections, both certificates verified, no resumption; one small request on each, answered by the proxy."""
+    """mTLS connections, both certificates verified, no resumption, no request."""
     with Stage() as stage:
         config.certificates(stage.work)
         racers = {}

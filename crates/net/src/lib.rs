@@ -2,7 +2,6 @@
 //!
 //! The only crate of the workspace that holds `unsafe`; each block says why it is sound. It knows nothing of meshes.
 
-mod allocator;
 pub mod netns;
 mod original;
 mod socket;

@@ -59,6 +59,12 @@ fn any(kind: &str, mut fields: Value) -> Value {
     fields
 }
 
+/// A filter of Istio's, as istiod sends it: JSON cannot name its type, which is not among Envoy's.
+fn istio(name: &str, kind: &str) -> Value {
+    let config = json!({"type_url": format!("type.googleapis.com/{kind}"), "value": {}});
+    json!({"name": name, "typed_config": any("udpa.type.v1.TypedStruct", config)})
+}
+
 fn cluster(name: &str, port: u16, http2: bool, tls: Option<Value>) -> Value {
     let mut made = json!({"name": name, "type": "STATIC", "connect_timeout": "5s", "lb_policy": "LEAST_REQUEST",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]}});
@@ -76,8 +82,8 @@ fn cluster(name: &str, port: u16, http2: bool, tls: Option<Value>) -> Value {
 fn listener(name: &str, port: u16, cluster: &str, mut filters: Vec<Value>, tls: Option<Value>, mesh: bool) -> Value {
     let filter = |name: &str, kind: &str| json!({"name": name, "typed_config": any(kind, json!({}))});
     if mesh {
-        filters.push(filter("istio.metadata_exchange", "io.istio.http.peer_metadata.Config"));
-        filters.push(filter("istio.stats", "stats.PluginConfig"));
+        filters.push(istio("istio.metadata_exchange", "io.istio.http.peer_metadata.Config"));
+        filters.push(istio("istio.stats", "stats.PluginConfig"));
     }
     filters.push(filter("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router"));
     let route = json!({"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "30s"}});
