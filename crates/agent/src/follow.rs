@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use envoy_api::Any;
 use envoy_api::istio::networking::nds::v1::NameTable;
 use proxy::Proxy;
+use tokio::sync::Notify;
 use xds::{Applied, Apply, Want, types};
 
 use crate::dns::Names;
@@ -18,6 +19,8 @@ pub(crate) struct Follower {
     pub(crate) token: PathBuf,
     /// Turns true when everything the first configuration refers to is in force.
     pub(crate) complete: Arc<AtomicBool>,
+    /// Told when something has come into force.
+    pub(crate) progress: Arc<Notify>,
     pub(crate) listeners_seen: bool,
 }
 
@@ -33,6 +36,7 @@ impl Apply for Follower {
         if self.listeners_seen && self.proxy.is_complete() {
             self.complete.store(true, Relaxed);
         }
+        self.progress.notify_one();
         result
     }
 

@@ -1,8 +1,9 @@
-//! The agent's own HTTP ports: 15021 and 15020 (health, metrics, quit), 15090 (metrics).
+//! The agent's own HTTP ports: 15021 and 15020 (health, metrics, drain, quit), 15090 (metrics).
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -11,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use proxy::Proxy;
+use proxy::{Phase, Proxy, Scope};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -21,18 +22,35 @@ pub(crate) struct Health {
     pub(crate) proxy: Arc<Proxy>,
     /// Everything the first configuration refers to is in force.
     pub(crate) complete: Arc<AtomicBool>,
-    /// The process is about to end.
-    pub(crate) draining: AtomicBool,
+    /// The pod's end was announced by `/drain`.
+    pub(crate) announced: AtomicBool,
     /// `/quitquitquit` was asked for.
     pub(crate) quit: Notify,
+    /// Told when a certificate or configuration has come into force.
+    pub(crate) progress: Arc<Notify>,
 }
 
 impl Health {
-    /// Whether traffic may come: a certificate is there and the configuration is whole.
+    /// Whether traffic may come: a certificate is there, the configuration is whole, and the end has not begun.
     pub(crate) fn is_ready(&self) -> bool {
         self.complete.load(Relaxed)
             && self.proxy.secrets().certificate("default").is_set()
-            && !self.draining.load(Relaxed)
+            && self.proxy.phase() == Phase::Serving
+    }
+
+    /// Logs how long it took from `started` to be ready.
+    pub(crate) async fn tell_when_ready(self: Arc<Self>, started: Instant) {
+        while !self.is_ready() {
+            self.progress.notified().await;
+        }
+        tracing::info!(milliseconds = started.elapsed().as_millis(), "sidecar is ready");
+    }
+
+    /// The pod is to end: clients are told to go elsewhere, and served on until SIGTERM.
+    fn announce(&self) {
+        self.announced.store(true, Relaxed);
+        self.proxy.drain(Scope::Inbound);
+        tracing::info!("the pod is to end: draining");
     }
 }
 
@@ -57,17 +75,25 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
 }
 
 fn page(health: &Health, method: &Method, path: &str, local: bool) -> Response<Full<Bytes>> {
+    let text = |text: &str| text.to_owned();
     let (status, body) = match path {
         "/healthz/ready" if health.is_ready() => (StatusCode::OK, String::new()),
+        "/healthz/ready" if health.proxy.phase() != Phase::Serving => {
+            (StatusCode::SERVICE_UNAVAILABLE, text("the sidecar is draining\n"))
+        }
         "/healthz/ready" => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the configuration or the certificate has not arrived yet\n".to_owned())
+            (StatusCode::SERVICE_UNAVAILABLE, text("the configuration or the certificate has not arrived yet\n"))
         }
         "/stats/prometheus" | "/metrics" => (StatusCode::OK, health.proxy.telemetry().render_prometheus()),
-        "/quitquitquit" if !local => (StatusCode::FORBIDDEN, "only from inside the pod\n".to_owned()),
-        "/quitquitquit" if method != Method::POST => (StatusCode::METHOD_NOT_ALLOWED, "use POST\n".to_owned()),
+        "/quitquitquit" | "/drain" if !local => (StatusCode::FORBIDDEN, text("only from inside the pod\n")),
+        "/quitquitquit" | "/drain" if method != Method::POST => (StatusCode::METHOD_NOT_ALLOWED, text("use POST\n")),
         "/quitquitquit" => {
             health.quit.notify_one();
-            (StatusCode::OK, "OK\n".to_owned())
+            (StatusCode::OK, text("OK\n"))
+        }
+        "/drain" => {
+            health.announce();
+            (StatusCode::OK, text("OK\n"))
         }
         other => (StatusCode::NOT_FOUND, format!("{other} is not a page here\n")),
     };

@@ -9,6 +9,7 @@ use envoy_api::istio::v1::auth::istio_certificate_service_client::IstioCertifica
 use mtls::{CertSlot, SecretStore};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 use tonic::Request;
 use tonic::transport::Channel;
 
@@ -27,6 +28,8 @@ pub(crate) struct Identity {
     pub(crate) uri: String,
     /// Life to ask for; 0 leaves it to istiod.
     pub(crate) seconds: i64,
+    /// Told when a certificate has come into force.
+    pub(crate) progress: Arc<Notify>,
 }
 
 impl Identity {
@@ -72,6 +75,7 @@ impl Identity {
         let root = chain.last().ok_or("istiod sent no certificate")?;
         self.secrets.roots("ROOTCA").set_pem(root).map_err(|e| e.to_string())?;
         self.slot().set(&chain.join("\n"), &key).map_err(|e| e.to_string())?;
+        self.progress.notify_one();
         let serial = self.slot().info().first().map(|c| c.serial.clone()).unwrap_or_default();
         tracing::info!(%serial, "certificate in force");
         Ok(())

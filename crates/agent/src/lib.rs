@@ -7,6 +7,7 @@
 mod channel;
 mod cli;
 mod dns;
+mod drain;
 mod follow;
 mod health;
 mod identity;
@@ -17,6 +18,7 @@ mod request;
 mod sidecar;
 
 pub use cli::cli;
+pub use drain::DrainOptions;
 pub use log_levels::log_filter;
 pub use options::{AgentOptions, OptionsError};
 pub use redirect::{Capture, Rules};

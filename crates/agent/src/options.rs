@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 use telemetry::Workload;
 
+use crate::drain::DrainOptions;
+
 /// What a sidecar is told.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
@@ -42,6 +44,8 @@ pub struct AgentOptions {
     pub certificate_seconds: i64,
     /// More of the node's metadata, from variables `ISTIO_META_*`: what istiod may look at.
     pub node_metadata: BTreeMap<String, String>,
+    /// How it ends.
+    pub drain: DrainOptions,
 }
 
 /// What is missing or wrong in the environment.
@@ -61,7 +65,7 @@ impl AgentOptions {
     /// # Errors
     /// What is missing or malformed.
     pub fn from_env() -> Result<Self, OptionsError> {
-        let variable = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
+        let variable = |name: &str| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
         let needed = |name: &'static str| variable(name).ok_or(OptionsError::Missing(name));
         let config: Value = match variable("PROXY_CONFIG") {
             Some(text) => serde_json::from_str(&text)
@@ -98,6 +102,7 @@ impl AgentOptions {
             node_metadata: std::env::vars()
                 .filter_map(|(name, value)| Some((name.strip_prefix("ISTIO_META_")?.to_owned(), value)))
                 .collect(),
+            drain: DrainOptions::read(&config, &variable).map_err(|(name, why)| OptionsError::Wrong(name, why))?,
             proxy_config: config,
             pod,
         })

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::Instant;
 
 use envoy_api::envoy::config::core::v3::{Extension, Node};
 use mtls::SecretStore;
@@ -12,6 +12,7 @@ use proxy::{Proxy, ProxyOptions};
 use telemetry::Telemetry;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use xds::Client;
 
 use crate::channel;
@@ -21,8 +22,6 @@ use crate::health::{self, Health};
 use crate::identity::Identity;
 use crate::options::AgentOptions;
 
-/// How long connections may finish after SIGTERM (Istio's terminationDrainDuration).
-const DRAIN: Duration = Duration::from_secs(5);
 /// Istio's extensions that the data plane has; istiod sends what is listed.
 const EXTENSIONS: [&str; 4] = ["istio.stats", "istio.alpn", "istio.metadata_exchange", "envoy.filters.http.router"];
 
@@ -31,6 +30,7 @@ const EXTENSIONS: [&str; 4] = ["istio.stats", "istio.alpn", "istio.metadata_exch
 /// # Errors
 /// When a port cannot be had or the mesh's roots cannot be read.
 pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
+    let started = Instant::now();
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let bind = async |ip, port| {
@@ -53,17 +53,21 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
         undecided: proxy::UNDECIDED,
     })?;
     let complete = Arc::new(AtomicBool::new(false));
+    let progress: Arc<Notify> = Arc::default();
     let health = Arc::new(Health {
         proxy: proxy.clone(),
         complete: complete.clone(),
-        draining: AtomicBool::new(false),
-        quit: tokio::sync::Notify::new(),
+        announced: AtomicBool::new(false),
+        quit: Notify::new(),
+        progress: progress.clone(),
     });
     for listener in agent_ports {
         tokio::spawn(health::serve(listener, health.clone()));
     }
+    tokio::spawn(health.clone().tell_when_ready(started));
     let ready = health.clone();
-    tokio::spawn(proxy::admin::serve(admin, proxy.clone(), Arc::new(move || ready.is_ready())));
+    let drain = options.drain;
+    tokio::spawn(proxy::admin::serve(admin, proxy.clone(), Arc::new(move || ready.is_ready()), drain.drain));
     tokio::spawn(proxy.clusters().clone().maintain());
     tokio::spawn(proxy.clone().keep_files());
     let resolvers = Arc::new(Resolvers::of_pod());
@@ -79,21 +83,34 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
         token: options.token.clone(),
         uri: telemetry.local().principal.to_string(),
         seconds: options.certificate_seconds,
+        progress: progress.clone(),
     };
     tokio::spawn(identity.keep());
-    let mut follower =
-        Follower { proxy: proxy.clone(), names, token: options.token.clone(), complete, listeners_seen: false };
+    let mut follower = Follower {
+        proxy: proxy.clone(),
+        names,
+        token: options.token.clone(),
+        complete,
+        progress,
+        listeners_seen: false,
+    };
     let client = Client { channel, node: node(&options) };
     let follow = client.run(&mut follower);
     tracing::info!(node = %options.node_id(), istiod = %options.discovery, "sidecar starts");
+    let life = async {
+        told_to_end(&health).await;
+        telemetry.gauge("server.state").set(1);
+        let announced = health.announced.load(Relaxed);
+        tracing::info!(announced, open = proxy.open_connections(), "told to end");
+        drain.run(&proxy, options.ip, announced).await;
+    };
+    // What istiod sends is followed to the end: it tells when the pod is no endpoint any more, and where others are.
     tokio::select! {
         () = follow => {}
-        () = told_to_end(&health) => {}
+        () = life => {}
+        () = proxy.told_to_quit() => {}
     }
-    telemetry.gauge("server.state").set(1);
-    health.draining.store(true, Relaxed);
-    proxy.drain();
-    drained(&proxy).await;
+    tracing::info!(open = proxy.open_connections(), "sidecar ends");
     Ok(())
 }
 
@@ -109,27 +126,6 @@ async fn told_to_end(health: &Health) {
         _ = interrupt.recv() => {}
         () = health.quit.notified() => {}
     }
-}
-
-/// Until no request is under way, or the drain time is over.
-async fn drained(proxy: &Proxy) {
-    /// Between two looks.
-    const LOOK: Duration = Duration::from_millis(50);
-    let busy = || {
-        proxy
-            .clusters()
-            .clusters()
-            .iter()
-            .any(|c| c.stats.rq_active.load(Relaxed) > 0 || c.stats.cx_active.load(Relaxed) > 0)
-    };
-    let wait = async {
-        // Requests that are just arriving are still served.
-        tokio::time::sleep(LOOK * 4).await;
-        while busy() {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    let _ = tokio::time::timeout(DRAIN, wait).await;
 }
 
 fn node(options: &AgentOptions) -> Node {

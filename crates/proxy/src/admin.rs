@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -14,13 +15,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::Proxy;
+use crate::{Phase, Proxy, Scope};
 
 /// Tells whether the sidecar is ready.
 pub type Ready = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Serves the pages until the process ends.
-pub async fn serve(listener: TcpListener, proxy: Arc<Proxy>, ready: Ready) {
+/// Serves the pages until the process ends. `drain`: from `/drain_listeners?graceful` to the closing of listeners.
+pub async fn serve(listener: TcpListener, proxy: Arc<Proxy>, ready: Ready, drain: Duration) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -30,7 +31,7 @@ pub async fn serve(listener: TcpListener, proxy: Arc<Proxy>, ready: Ready) {
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let query = request.uri().query().unwrap_or_default().to_owned();
-                let response = page(&proxy, &ready, request.method(), request.uri().path(), &query);
+                let response = page(&proxy, &ready, drain, request.method(), request.uri().path(), &query);
                 async move { Ok::<_, Infallible>(response) }
             });
             let _ =
@@ -41,7 +42,7 @@ pub async fn serve(listener: TcpListener, proxy: Arc<Proxy>, ready: Ready) {
 
 type Page = Response<crate::http::AdminBody>;
 
-fn page(proxy: &Proxy, ready: &Ready, method: &Method, path: &str, query: &str) -> Page {
+fn page(proxy: &Arc<Proxy>, ready: &Ready, drain: Duration, method: &Method, path: &str, query: &str) -> Page {
     let json_wanted = query.split('&').any(|p| p == "format=json");
     let parameter = |name: &str| query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('='));
     match path {
@@ -53,34 +54,78 @@ fn page(proxy: &Proxy, ready: &Ready, method: &Method, path: &str, query: &str) 
         "/certs" => json_page(&certificates(proxy)),
         "/stats/prometheus" => text(StatusCode::OK, proxy.telemetry().render_prometheus()),
         "/stats" => text(StatusCode::OK, proxy.telemetry().render_stats(parameter("filter"))),
-        "/server_info" => json_page(&server_info(ready())),
-        "/ready" if ready() => text(StatusCode::OK, "LIVE\n".to_owned()),
-        "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "PRE_INITIALIZING\n".to_owned()),
+        "/server_info" => json_page(&server_info(state(proxy, ready()))),
+        "/ready" => {
+            let status = if ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            text(status, format!("{}\n", state(proxy, ready())))
+        }
         "/memory" => json_page(&memory()),
-        "/drain_listeners" if method == Method::POST => {
-            proxy.drain();
+        "/drain_listeners" | "/healthcheck/fail" | "/healthcheck/ok" | "/quitquitquit" if method != Method::POST => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n".to_owned())
+        }
+        "/drain_listeners" => {
+            drain_listeners(proxy, drain, query);
             text(StatusCode::OK, "OK\n".to_owned())
         }
-        "/drain_listeners" => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n".to_owned()),
+        "/healthcheck/fail" => {
+            proxy.drain(Scope::All);
+            text(StatusCode::OK, "OK\n".to_owned())
+        }
+        "/healthcheck/ok" => {
+            proxy.resume();
+            text(StatusCode::OK, "OK\n".to_owned())
+        }
+        "/quitquitquit" => {
+            proxy.quit.notify_one();
+            text(StatusCode::OK, "OK\n".to_owned())
+        }
         "/" | "/help" => text(StatusCode::OK, format!("{}\n", PAGES.join("\n"))),
         other => text(StatusCode::NOT_FOUND, format!("{other} is not a page here; see /help\n")),
     }
 }
 
 /// All pages.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 14] = [
     "/certs",
     "/clusters",
     "/config_dump",
-    "/drain_listeners (POST)",
+    "/drain_listeners (POST; ?inboundonly, ?graceful, &skip_exit)",
+    "/healthcheck/fail (POST)",
+    "/healthcheck/ok (POST)",
     "/help",
     "/listeners",
     "/memory",
+    "/quitquitquit (POST)",
     "/ready",
     "/server_info",
     "/stats",
     "/stats/prometheus",
 ];
+
+/// Envoy's meaning: at once, or `graceful`, which announces first; then `skip_exit` leaves the listeners open.
+fn drain_listeners(proxy: &Arc<Proxy>, drain: Duration, query: &str) {
+    let asked = |name: &str| query.split('&').any(|p| p == name);
+    let scope = if asked("inboundonly") { Scope::Inbound } else { Scope::All };
+    proxy.drain(scope);
+    if !asked("graceful") {
+        proxy.close(scope);
+    } else if !asked("skip_exit") {
+        let proxy = proxy.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(drain).await;
+            proxy.close(scope);
+        });
+    }
+}
+
+/// Envoy's word for how far the process is.
+fn state(proxy: &Proxy, ready: bool) -> &'static str {
+    match (proxy.phase(), ready) {
+        (Phase::Serving, true) => "LIVE",
+        (Phase::Serving, false) => "PRE_INITIALIZING",
+        _ => "DRAINING",
+    }
+}
 
 fn text(status: StatusCode, body: String) -> Page {
     let mut response = Response::new(crate::http::AdminBody::new(Bytes::from(body)));
@@ -239,8 +284,8 @@ fn certificates(proxy: &Proxy) -> Value {
     json!({"certificates": [{"ca_cert": roots(secrets.root_names()), "cert_chain": chains}]})
 }
 
-fn server_info(ready: bool) -> Value {
-    json!({"version": format!("meltemi/{}", env!("CARGO_PKG_VERSION")), "state": if ready { "LIVE" } else { "PRE_INITIALIZING" }})
+fn server_info(state: &str) -> Value {
+    json!({"version": format!("meltemi/{}", env!("CARGO_PKG_VERSION")), "state": state})
 }
 
 fn memory() -> Value {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,10 +19,11 @@ use proxy_config::{
     ConfigError, Context, apply_secret, compile_cluster, compile_endpoints, compile_listener, compile_routes,
     refresh_files,
 };
-use telemetry::Telemetry;
-use tokio::sync::{mpsc, watch};
-use upstream::Registry;
+use telemetry::{Stat, StatKind, Telemetry};
+use tokio::sync::{Notify, mpsc};
+use upstream::{Discovery, Registry};
 
+use crate::life::{Life, Phase, Scope};
 use crate::listeners::Listeners;
 use crate::peer::OwnMetadata;
 use crate::worker::{self, Command, Shared};
@@ -70,7 +71,7 @@ pub struct Wanted {
 pub struct Proxy {
     pub(crate) shared: Arc<Shared>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
-    draining: watch::Sender<bool>,
+    pub(crate) quit: Notify,
     /// Resources as they came, for `/config_dump`: by type, then name.
     pub(crate) resources: Mutex<BTreeMap<String, BTreeMap<String, Any>>>,
     bound: Mutex<BTreeMap<Arc<str>, SocketAddr>>,
@@ -83,19 +84,30 @@ impl Proxy {
     /// When a thread cannot be started.
     pub fn start(options: ProxyOptions) -> io::Result<Arc<Self>> {
         let registry = Arc::new(Registry::default());
-        let (draining, drained) = watch::channel(false);
+        let life: Arc<Life> = Arc::default();
+        let open = life.clone();
+        options.telemetry.add_source(move |emit| {
+            let open = i64::try_from(open.open()).unwrap_or(i64::MAX);
+            emit(Stat { scope: "server", entity: None, leaf: "total_connections", kind: StatKind::Gauge, value: open });
+        });
         let stats = registry.clone();
         options.telemetry.add_source(move |emit| stats.stats(emit));
         let shared = Arc::new(Shared {
             listeners: Listeners::default(),
             metadata: OwnMetadata::new(&options.node_id, options.telemetry.local()),
             context: Context::new(registry, options.secrets, options.telemetry),
-            draining: drained,
+            life,
             undecided: options.undecided,
         });
         let workers =
             (0..options.workers.max(1)).map(|i| worker::start(i, shared.clone())).collect::<io::Result<Vec<_>>>()?;
-        Ok(Arc::new(Self { shared, workers, draining, resources: Mutex::default(), bound: Mutex::default() }))
+        Ok(Arc::new(Self {
+            shared,
+            workers,
+            quit: Notify::new(),
+            resources: Mutex::default(),
+            bound: Mutex::default(),
+        }))
     }
 
     /// The clusters.
@@ -262,8 +274,54 @@ impl Proxy {
             && wanted.endpoints.iter().all(|name| context.clusters.has_endpoints(name))
     }
 
-    /// Ends connections in order: HTTP/2 gets GOAWAY, HTTP/1 `connection: close`.
-    pub fn drain(&self) {
-        self.draining.send_replace(true);
+    /// Tells connections to go elsewhere, and serves on.
+    pub fn drain(&self, scope: Scope) {
+        self.shared.life.advance(scope, Phase::Draining);
+    }
+
+    /// Takes an announcement back.
+    pub fn resume(&self) {
+        self.shared.life.resume();
+    }
+
+    /// Takes no connection any more.
+    pub fn close(&self, scope: Scope) {
+        self.shared.life.advance(scope, Phase::Closed);
+    }
+
+    /// Lets idle connections go too; what is in flight may finish.
+    pub fn end(&self) {
+        self.shared.life.advance(Scope::All, Phase::Ending);
+    }
+
+    /// How far the end of inbound traffic has come.
+    pub fn phase(&self) -> Phase {
+        self.shared.life.phase(true)
+    }
+
+    /// Connections that live, upgraded ones included.
+    pub fn open_connections(&self) -> usize {
+        self.shared.life.open()
+    }
+
+    /// Connections taken so far.
+    pub fn accepted_connections(&self) -> u64 {
+        self.shared.life.accepted()
+    }
+
+    /// Waits until no connection lives.
+    pub async fn emptied(&self) {
+        self.shared.life.empty().await;
+    }
+
+    /// Waits until the admin port is asked to end the process.
+    pub async fn told_to_quit(&self) {
+        self.quit.notified().await;
+    }
+
+    /// Whether the control plane still names an address as an endpoint.
+    pub fn is_endpoint(&self, ip: IpAddr) -> bool {
+        let of_eds = |c: &Arc<upstream::Cluster>| matches!(c.config.discovery, Discovery::Eds(_));
+        self.clusters().clusters().iter().filter(|c| of_eds(c)).any(|c| c.hosts().iter().any(|h| h.address.ip() == ip))
     }
 }

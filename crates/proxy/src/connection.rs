@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::inspect::first_bytes;
+use crate::life::Alive;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use crate::{http, tcp};
@@ -36,6 +37,8 @@ pub(crate) struct About {
     /// URI name of the certificate we showed.
     pub(crate) local_uri: Option<String>,
     pub(crate) start: SystemTime,
+    /// Counts the connection as open, upgraded ones included.
+    _alive: Alive,
 }
 
 impl About {
@@ -86,7 +89,13 @@ pub(crate) fn chain_for<'a>(listener: &'a Listener, about: &About) -> Option<&'a
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(worker: &Rc<Worker>, accepted: Arc<Listener>, stream: TcpStream, source: SocketAddr) {
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    accepted: Arc<Listener>,
+    stream: TcpStream,
+    source: SocketAddr,
+    alive: Alive,
+) {
     // Small answers must not wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
     let destination = match original(&accepted, &stream) {
@@ -106,6 +115,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, accepted: Arc<Listener>, stream: 
         peer: None,
         local_uri: None,
         start: SystemTime::now(),
+        _alive: alive,
     };
     let port = destination.port();
     let look_tls = listener.inspect_tls.as_ref().is_some_and(|i| i.is_on(port));

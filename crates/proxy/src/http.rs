@@ -21,19 +21,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proxy_config::{HttpManager, Listener, Terminal};
 use telemetry::ResponseFlags;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use body::ReplyBody;
 use doubt::{Watch, Watched};
 
 use crate::connection::{About, chain_for};
+use crate::life::Phase;
 use crate::stream::Stream;
 use crate::worker::Worker;
 
@@ -56,6 +58,10 @@ pub(crate) struct Connection {
     in_flight: Cell<usize>,
     /// When the last request ended.
     last_used: Cell<Instant>,
+    /// It has had an answer.
+    answered: Cell<bool>,
+    /// Told at each answer while draining.
+    told: Notify,
 }
 
 impl Connection {
@@ -76,19 +82,43 @@ impl Connection {
         }
         (!self.revoked.get()).then(|| current.1.clone())
     }
-}
 
-/// The connection is closed without an answer.
-#[derive(Debug)]
-struct Revoked;
-
-impl std::fmt::Display for Revoked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the configuration no longer admits this connection")
+    /// Whether clients are to go elsewhere.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.worker.shared.life.phase(self.inbound) != Phase::Serving
     }
 }
 
-impl std::error::Error for Revoked {}
+/// Marks an answer to a request that the upstream has not seen a byte of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Untouched;
+
+/// Why there is no answer.
+#[derive(Debug)]
+enum NoAnswer {
+    /// The connection is closed.
+    Revoked,
+    /// The stream is refused: whoever sent the request may send it elsewhere (RFC 9113, 8.7).
+    Refused(h2::Error),
+}
+
+impl std::fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Revoked => "the configuration no longer admits this connection",
+            Self::Refused(_) => "the application has gone already",
+        })
+    }
+}
+
+impl std::error::Error for NoAnswer {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Revoked => None,
+            Self::Refused(reason) => Some(reason),
+        }
+    }
+}
 
 /// Serves requests until the connection ends.
 pub(crate) async fn serve(
@@ -120,6 +150,8 @@ pub(crate) async fn serve(
         served: Cell::new(0),
         in_flight: Cell::new(0),
         last_used: Cell::new(Instant::now()),
+        answered: Cell::new(false),
+        told: Notify::new(),
     });
     if http2 {
         serve_http2(&connection, &manager, TokioIo::new(stream)).await;
@@ -131,17 +163,26 @@ pub(crate) async fn serve(
 /// Answers the requests of a connection, each under the configuration in force.
 fn service(
     connection: &Rc<Connection>,
-) -> impl hyper::service::Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Revoked> + use<> {
+) -> impl hyper::service::Service<Request<Incoming>, Response = Response<ReplyBody>, Error = NoAnswer> + use<> {
     let connection = connection.clone();
-    service_fn(move |request: Request<Incoming>| {
-        let connection = connection.clone();
-        async move {
-            match connection.manager() {
-                Some(manager) => Ok(request::handle(&connection, &manager, request).await),
-                None => Err(Revoked),
-            }
+    service_fn(move |request: Request<Incoming>| answer(connection.clone(), request))
+}
+
+/// Answers a request, or closes without an answer what must not get one.
+async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ReplyBody>, NoAnswer> {
+    let manager = connection.manager().ok_or(NoAnswer::Revoked)?;
+    let mut response = request::handle(&connection, &manager, request).await;
+    connection.answered.set(true);
+    if connection.is_draining() {
+        if connection.http2 && response.extensions_mut().remove::<Untouched>().is_some() {
+            return Err(NoAnswer::Refused(h2::Reason::REFUSED_STREAM.into()));
         }
-    })
+        if !connection.http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        connection.told.notify_one();
+    }
+    Ok(response)
 }
 
 async fn serve_http1(connection: &Rc<Connection>, manager: &HttpManager, io: TokioIo<Watched>) {
@@ -201,9 +242,8 @@ async fn serve_http2(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
 
 /// Until the connection is to take no more requests: the process drains, nobody used it for long, or it is too old.
 async fn over(connection: &Connection, manager: &HttpManager) {
-    let mut draining = connection.worker.shared.draining.clone();
     tokio::select! {
-        () = drained(&mut draining) => {}
+        () = farewell(connection) => {}
         () = unused(connection, manager.common.idle_timeout) => {}
         () = after(manager.common.max_duration) => {}
     }
@@ -237,10 +277,20 @@ fn unreadable(connection: &Connection, manager: &HttpManager, error: &hyper::Err
     tracing::debug!(source = %connection.about.source, %error, "a request could not be read");
 }
 
-async fn drained(draining: &mut tokio::sync::watch::Receiver<bool>) {
-    // The sender lives as long as the process; should it go, nobody will ever drain.
-    if draining.wait_for(|d| *d).await.is_err() {
-        std::future::pending::<()>().await;
+/// Waits for the moment to say goodbye. HTTP/2 says it at once, and to a connection that has had no answer yet after its
+/// first one: its client would dial again and again and never get one. HTTP/1 says it in its answers, and only at the very
+/// end to who is idle.
+async fn farewell(connection: &Connection) {
+    let mut life = connection.worker.shared.life.follow(connection.inbound);
+    if !connection.http2 {
+        return life.reach(Phase::Ending).await;
+    }
+    life.reach(Phase::Draining).await;
+    if !connection.answered.get() {
+        tokio::select! {
+            () = connection.told.notified() => {}
+            () = life.reach(Phase::Ending) => {}
+        }
     }
 }
 

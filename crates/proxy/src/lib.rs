@@ -10,6 +10,7 @@ mod apply;
 mod connection;
 mod http;
 mod inspect;
+mod life;
 mod listeners;
 mod peer;
 mod stream;
@@ -18,4 +19,5 @@ mod tunnel;
 mod worker;
 
 pub use apply::{Proxy, ProxyOptions, Rejected, UNDECIDED, Wanted};
+pub use life::{Phase, Scope};
 pub use peer::node_metadata;

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use proxy_config::Context;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use upstream::HttpPools;
 
 use crate::connection;
+use crate::life::{Follow, Life, Phase};
 use crate::listeners::Listeners;
 use crate::peer::Peers;
 
@@ -34,8 +35,8 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub(crate) listeners: Listeners,
     pub(crate) context: Context,
-    /// Turns true when the process is about to end: connections are closed in order.
-    pub(crate) draining: watch::Receiver<bool>,
+    /// How far the end of the process has come.
+    pub(crate) life: Arc<Life>,
     /// How long an undecided protocol is waited for where configuration names no time.
     pub(crate) undecided: Duration,
     /// Our own metadata for peers, ready to be sent.
@@ -78,13 +79,15 @@ pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<mpsc::Unbou
 }
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
-    tokio::task::spawn_local(worker.pools.clone().sweep());
+    tokio::task::spawn_local(worker.pools.clone().sweep(worker.shared.context.clusters.changes()));
     let mut accepting: HashMap<Arc<str>, AbortHandle> = HashMap::new();
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Listen(name, socket) => match TcpListener::from_std(socket) {
                 Ok(socket) => {
-                    let task = tokio::task::spawn_local(accept(worker.clone(), name.clone(), socket));
+                    let inbound = worker.shared.listeners.named(&name).is_some_and(|l| l.inbound);
+                    let life = worker.shared.life.follow(inbound);
+                    let task = tokio::task::spawn_local(accept(worker.clone(), name.clone(), socket, life));
                     if let Some(former) = accepting.insert(name, task.abort_handle()) {
                         former.abort();
                     }
@@ -100,11 +103,17 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     }
 }
 
-async fn accept(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
+/// Accepts until the listener is closed. Whoever waits in the kernel's queue then is turned away before a byte was read:
+/// a sidecar that dialled knows for certain that nothing of its request was seen, and goes elsewhere.
+async fn accept(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener, mut life: Follow) {
     /// After a failed accept (out of file descriptors): time for others to finish.
     const PAUSE: Duration = Duration::from_millis(20);
     loop {
-        let (stream, source) = match socket.accept().await {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = life.reach(Phase::Closed) => return,
+        };
+        let (stream, source) = match accepted {
             Ok(accepted) if worker.connections.get() < MAX_CONNECTIONS => accepted,
             Ok(_) => {
                 tokio::time::sleep(PAUSE).await;
@@ -119,8 +128,9 @@ async fn accept(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
         let Some(listener) = worker.shared.listeners.named(&name) else { continue };
         let worker = worker.clone();
         worker.connections.set(worker.connections.get() + 1);
+        let alive = worker.shared.life.enter();
         tokio::task::spawn_local(async move {
-            connection::serve(&worker, listener, stream, source).await;
+            connection::serve(&worker, listener, stream, source, alive).await;
             worker.connections.set(worker.connections.get() - 1);
         });
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use tokio::sync::watch;
 
 use crate::body::{Body, UpstreamBody};
 use crate::cluster::Cluster;
@@ -40,6 +41,8 @@ pub struct SendOptions {
     pub mesh_alpn: bool,
     /// Who is served, where the cluster tells its servers; those connections serve nobody else.
     pub proxied: Option<Proxied>,
+    /// Do not use a kept HTTP/1 connection: its peer is about to end.
+    pub fresh: bool,
 }
 
 impl SendOptions {
@@ -86,7 +89,7 @@ impl HttpPools {
         let pool = self.pool(cluster, host, options);
         // A pooled connection that died unused gives the request back: take the next, then a new one.
         loop {
-            let (lease, fresh) = match pool.acquire().await {
+            let (lease, fresh) = match pool.acquire(options.fresh).await {
                 Ok(acquired) => acquired,
                 Err(cause) => return Err(SendError { cause, request: Some(Box::new(request)), reused: false }),
             };
@@ -106,12 +109,16 @@ impl HttpPools {
         pools.entry(key).or_insert_with(make).clone()
     }
 
-    /// Closes connections that were unused for too long, are dead, or whose host or cluster is gone; runs for ever.
-    pub async fn sweep(self) {
+    /// Closes connections that were unused for too long, are dead, or whose host or cluster is gone, the last at once
+    /// when `changes` tells; runs for ever.
+    pub async fn sweep(self, mut changes: watch::Receiver<()>) {
         /// Between two looks.
         const LOOK: Duration = Duration::from_secs(2);
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                Ok(()) = changes.changed() => {}
+            }
             self.0.borrow_mut().retain(|_, pool| {
                 pool.sweep();
                 !pool.is_unused()

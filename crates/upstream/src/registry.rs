@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use telemetry::Stat;
+use tokio::sync::watch;
 
 use crate::cluster::{Cluster, ClusterSlot};
 use crate::config::{ClusterConfig, Discovery, HostConfig};
@@ -18,6 +19,8 @@ pub struct Registry {
     slots: RwLock<HashMap<Arc<str>, Arc<ClusterSlot>>>,
     /// Endpoints that came before their cluster, by assignment name.
     early: RwLock<HashMap<Arc<str>, Vec<HostConfig>>>,
+    /// Told when hosts or clusters have come or gone.
+    changed: watch::Sender<()>,
 }
 
 impl Registry {
@@ -43,6 +46,7 @@ impl Registry {
         if let Some(former) = former {
             former.retire();
         }
+        self.changed.send_replace(());
     }
 
     /// Takes a cluster away; requests in flight finish.
@@ -51,6 +55,7 @@ impl Registry {
         let Some(cluster) = slot.and_then(|s| s.current.swap(None)) else { return };
         cluster.retire();
         cluster.set_hosts(Vec::new());
+        self.changed.send_replace(());
         // Endpoints that no cluster asks for any more are forgotten.
         if let Some(gone) = assignment(&cluster)
             && !self.clusters().iter().any(|c| assignment(c) == Some(gone))
@@ -67,6 +72,12 @@ impl Registry {
             }
         }
         self.early.write().insert(Arc::from(assignment), hosts);
+        self.changed.send_replace(());
+    }
+
+    /// Tells when hosts or clusters have come or gone: pools then let go of what is idle at those that went.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Whether endpoints of an assignment have arrived.

@@ -43,11 +43,13 @@ pub(crate) struct Failed {
     pub(crate) details: Cow<'static, str>,
     pub(crate) transport: Option<String>,
     pub(crate) body: String,
+    /// The upstream certainly saw nothing of the request.
+    pub(crate) untouched: bool,
 }
 
 impl Failed {
     fn new(status: StatusCode, flags: ResponseFlags, details: &'static str, body: &str) -> Self {
-        Self { status, flags, details: details.into(), transport: None, body: body.to_owned() }
+        Self { status, flags, details: details.into(), transport: None, body: body.to_owned(), untouched: false }
     }
 
     fn timeout(details: &'static str) -> Self {
@@ -70,7 +72,7 @@ impl Failed {
             Cause::Protocol(_) => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self { transport, ..Self::new(status, cause.flag(), cause.details(), &body) }
+        Self { transport, untouched: cause.is_connect(), ..Self::new(status, cause.flag(), cause.details(), &body) }
     }
 }
 
@@ -163,11 +165,13 @@ pub(crate) async fn send(
             Ended::Error(SendError { request, .. }) => request.take().map(|r| *r),
             _ => None,
         };
-        // The peer closed a kept connection just as we wrote: an idempotent request may go out once more (RFC 9110, 9.2.2).
-        if let Ended::Error(SendError { cause: Cause::Reset(_), reused: true, .. }) = &ended
+        // The connection broke before a byte of an answer came, be it that the peer closed a kept one just as we wrote or
+        // that it died: an idempotent request may go out once more (RFC 9110, 9.2.2), to another host where there is one.
+        if let Ended::Error(SendError { cause: Cause::Reset(_), .. }) = &ended
             && std::mem::take(&mut second_chance)
             && let Some(request) = again.request()
         {
+            tried.hosts.push(host.address);
             next = request;
             continue;
         }
@@ -253,6 +257,8 @@ async fn one(attempts: &Attempts<'_>, exchange: &mut Exchange, host: &Arc<Host>,
         version: attempts.version,
         mesh_alpn: attempts.manager.mesh_alpn,
         proxied: Some(attempts.connection.about.proxied()),
+        // The application is ending too, and may close kept connections at any moment.
+        fresh: attempts.connection.inbound && attempts.connection.is_draining(),
     };
     let started = Instant::now();
     let sending = attempts.connection.worker.pools.send(cluster, host, request, options);

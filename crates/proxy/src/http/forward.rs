@@ -399,5 +399,9 @@ fn fail(
     exchange.upstream_failure = failed.transport;
     let mut local = Local::new(failed.status, failed.flags, failed.details, "");
     local.body = failed.body.into();
-    reply::local(exchange, server, local)
+    let mut response = reply::local(exchange, server, local);
+    if failed.untouched {
+        response.extensions_mut().insert(super::Untouched);
+    }
+    response
 }

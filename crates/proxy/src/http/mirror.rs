@@ -68,8 +68,8 @@ async fn deliver(connection: &Connection, cluster: &Arc<Cluster>, copy: Request<
     upstream::Registry::ready(cluster).await;
     let original = Some(connection.about.destination);
     let Ok(host) = cluster.pick(&PickContext { original, ..PickContext::default() }) else { return };
-    let options =
-        SendOptions { version: version(cluster, connection), mesh_alpn, proxied: Some(connection.about.proxied()) };
+    let proxied = Some(connection.about.proxied());
+    let options = SendOptions { version: version(cluster, connection), mesh_alpn, proxied, fresh: false };
     let copy = for_version(copy, options.version);
     if let Ok(answer) = connection.worker.pools.send(cluster, &host, copy, options).await {
         drain(answer.response.into_body()).await;

@@ -73,8 +73,11 @@ impl HostPool {
     }
 
     /// A connection for one request, and whether it is new: a pooled one, else a new one where the limits allow, else
-    /// the first that becomes free.
-    pub(super) async fn acquire(self: &Rc<Self>) -> Result<(Lease, bool), Cause> {
+    /// the first that becomes free. `fresh` passes idle HTTP/1 connections over, and closes them.
+    pub(super) async fn acquire(self: &Rc<Self>, fresh: bool) -> Result<(Lease, bool), Cause> {
+        if fresh {
+            self.idle.borrow_mut().clear();
+        }
         if let Some(lease) = self.take() {
             return Ok((lease, false));
         }

@@ -167,7 +167,7 @@ async fn connections_of_a_removed_host_or_a_replaced_cluster_are_closed() {
         client.get("/").await.expect("an answer");
         let stats = client.cluster.stats.clone();
         assert_eq!(stats.cx_active.load(Relaxed), 1);
-        tokio::task::spawn_local(client.pools.clone().sweep());
+        tokio::task::spawn_local(client.pools.clone().sweep(client.registry.changes()));
         client.registry.apply(client.cluster.config.clone());
         until(|| stats.cx_active.load(Relaxed) == 0).await;
     })
@@ -179,7 +179,7 @@ async fn unused_connections_are_closed_after_the_idle_timeout() {
     worker(async {
         let server = server::http1().await;
         let client = Client::new(server.address, Version::Http1, |c| c.idle_timeout = Some(Duration::from_millis(100)));
-        tokio::task::spawn_local(client.pools.clone().sweep());
+        tokio::task::spawn_local(client.pools.clone().sweep(client.registry.changes()));
         client.get("/").await.expect("an answer");
         until(|| client.cluster.stats.cx_active.load(Relaxed) == 0).await;
         assert_eq!(client.cluster.stats.cx_idle_timeout.load(Relaxed), 1);

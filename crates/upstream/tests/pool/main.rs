@@ -35,7 +35,7 @@ impl Client {
         registry.apply(config);
         let cluster = registry.slot("outbound|80||a").load().expect("just applied");
         let host = cluster.pick(&PickContext::default()).expect("one host");
-        let options = SendOptions { version, mesh_alpn: false, proxied: None };
+        let options = SendOptions { version, mesh_alpn: false, proxied: None, fresh: false };
         Self { registry, cluster, host, pools: HttpPools::default(), options }
     }
 
