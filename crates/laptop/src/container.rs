@@ -13,6 +13,8 @@ use net::netns::{Place, place, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::model::Restart;
+
 /// First wait before a process is started again; doubled each time.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 /// The longest wait.
@@ -48,6 +50,8 @@ pub struct State {
     pub restarts: u32,
     /// How it ended last, or why it cannot be started.
     pub last_end: Option<String>,
+    /// Whether it ended last with status 0.
+    pub succeeded: Option<bool>,
 }
 
 /// What a container is told.
@@ -83,8 +87,15 @@ impl Launch {
     }
 }
 
-/// Keeps a container running until it is told to stop; `changed` is called at every start and end.
-pub async fn keep(launch: Launch, state: Rc<RefCell<State>>, mut orders: watch::Receiver<Order>, changed: impl Fn()) {
+/// Keeps a container running until it is told to stop, or has ended and is not to be started again; `changed` is called at
+/// every start and end.
+pub async fn keep(
+    launch: Launch,
+    restart: Restart,
+    state: Rc<RefCell<State>>,
+    mut orders: watch::Receiver<Order>,
+    changed: impl Fn(),
+) {
     let mut backoff = FIRST_BACKOFF;
     loop {
         let started = Instant::now();
@@ -94,7 +105,12 @@ pub async fn keep(launch: Launch, state: Rc<RefCell<State>>, mut orders: watch::
                 changed();
                 let stopped = attend(child, &mut orders, &state).await;
                 changed();
-                if stopped {
+                let again = match restart {
+                    Restart::Always => true,
+                    Restart::OnFailure => state.borrow().succeeded != Some(true),
+                    Restart::Never => false,
+                };
+                if stopped || !again {
                     return;
                 }
             }
@@ -152,6 +168,7 @@ async fn attend(
 fn note_end(state: &Rc<RefCell<State>>, end: io::Result<std::process::ExitStatus>) {
     let mut state = state.borrow_mut();
     state.pid = None;
+    state.succeeded = Some(end.as_ref().is_ok_and(std::process::ExitStatus::success));
     state.last_end = Some(end.map_or_else(|e| e.to_string(), |status| status.to_string()));
 }
 

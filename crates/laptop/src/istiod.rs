@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::container::{Launch, Order, State, keep};
 use crate::manifest::Problem;
+use crate::model::Restart;
 use crate::probe::http_get;
 use crate::status;
 
@@ -83,7 +84,13 @@ impl Istiod {
             return;
         }
         let orders = watch::Sender::new(Order::Run);
-        let task = tokio::task::spawn_local(keep(self.launch(), self.state.clone(), orders.subscribe(), || {}));
+        let task = tokio::task::spawn_local(keep(
+            self.launch(),
+            Restart::Always,
+            self.state.clone(),
+            orders.subscribe(),
+            || {},
+        ));
         self.starts.set(self.starts.get() + 1);
         *running = Some(Running { orders, task });
     }

@@ -12,6 +12,7 @@ mod control;
 mod controller;
 mod demo;
 mod dns;
+mod ending;
 mod endpoints;
 mod identity;
 mod inside;

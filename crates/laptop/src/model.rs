@@ -55,8 +55,10 @@ pub struct Template {
     pub annotations: Labels,
     /// The account whose identity it has.
     pub service_account: String,
-    /// From SIGTERM to SIGKILL.
+    /// From the beginning of its end to SIGKILL.
     pub grace: Duration,
+    /// Whether a container that ends is started again.
+    pub restart: Restart,
     /// The application's processes.
     pub containers: Vec<Container>,
     /// The pod's spec as it was written, for istiod.
@@ -81,6 +83,8 @@ pub struct Container {
     pub ports: Vec<ContainerPort>,
     /// Decides whether it gets traffic.
     pub readiness_probe: Option<Probe>,
+    /// What is done before it ends.
+    pub lifecycle: Option<Lifecycle>,
     /// The folder it starts in.
     pub working_dir: Option<String>,
 }
@@ -121,6 +125,48 @@ pub struct ContainerPort {
     pub name: String,
     /// The number.
     pub container_port: u16,
+}
+
+/// What is done around a container's life.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Lifecycle {
+    /// Before SIGTERM.
+    pub pre_stop: Option<Handler>,
+    /// After the start; refused.
+    post_start: Option<Value>,
+}
+
+/// One hook.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Handler {
+    /// A command.
+    pub exec: Option<Exec>,
+    /// A `GET`.
+    pub http_get: Option<HttpGet>,
+    /// Nothing, for a while.
+    pub sleep: Option<Sleep>,
+}
+
+/// A pause.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Sleep {
+    /// How long.
+    pub seconds: u64,
+}
+
+/// Whether a container that ends is started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restart {
+    /// Always.
+    #[default]
+    Always,
+    /// When it has failed.
+    OnFailure,
+    /// Never.
+    Never,
 }
 
 /// How readiness is asked for.
@@ -180,6 +226,9 @@ impl Workload {
         };
         let template = Template::parse(pod).map_err(|e| format!("{kind} {name}: {e}"))?;
         if deployment {
+            if template.restart != Restart::Always {
+                return Err(format!("Deployment {name}: spec.template.spec.restartPolicy: only Always is allowed"));
+            }
             let wanted: Labels = optional(value.pointer("/spec/selector/matchLabels"))?;
             if let Some((key, label)) = wanted.iter().find(|(k, v)| template.labels.get(*k) != Some(v)) {
                 return Err(format!(
@@ -208,12 +257,19 @@ impl Template {
             container.check()?;
         }
         let account = spec.get("serviceAccountName").and_then(Value::as_str).unwrap_or("default").to_owned();
+        let restart = match spec.get("restartPolicy").and_then(Value::as_str) {
+            None | Some("Always") => Restart::Always,
+            Some("OnFailure") => Restart::OnFailure,
+            Some("Never") => Restart::Never,
+            Some(other) => return Err(format!("spec.restartPolicy: `{other}` is none of Always, OnFailure, Never")),
+        };
         let grace = spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(30);
         Ok(Self {
             labels: metadata.labels,
             annotations: metadata.annotations,
             service_account: account,
             grace: Duration::from_secs(grace.min(600)),
+            restart,
             containers,
             spec,
         })
@@ -221,8 +277,16 @@ impl Template {
 }
 
 impl Container {
+    /// What is done before SIGTERM.
+    pub fn pre_stop(&self) -> Option<&Handler> {
+        self.lifecycle.as_ref()?.pre_stop.as_ref()
+    }
+
     fn check(&self) -> Result<(), String> {
         let name = &self.name;
+        if self.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()) {
+            return Err(format!("container {name}: lifecycle.postStart is not run by the laptop mesh"));
+        }
         if name.is_empty() {
             return Err("a container has no name".to_owned());
         }

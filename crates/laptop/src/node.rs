@@ -23,7 +23,7 @@ use crate::pod::{self, Birth, Pod};
 use crate::probe::{http_get, inside};
 use crate::run::tool;
 use crate::status::{Request, Response, Status};
-use crate::{control, dns, objects, sandbox, sidecar};
+use crate::{control, dns, objects, sandbox, sidecar, status};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -35,8 +35,6 @@ const ASK_ISTIOD_EVERY: Duration = Duration::from_millis(500);
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// A log that is longer is cut.
 const MAX_LOG: u64 = 32 << 20;
-/// Between a pod's leaving the endpoints and its SIGTERM.
-const DRAIN: Duration = Duration::from_millis(500);
 /// Everything ends within this time at `down`.
 const DOWN_GRACE: Duration = Duration::from_secs(2);
 /// Remembered mishaps.
@@ -87,6 +85,8 @@ pub struct Node {
     inner: RefCell<Inner>,
     view: RefCell<istiod::View>,
     script: RefCell<String>,
+    /// There is a new script.
+    scripted: Notify,
     ending: Cell<bool>,
 }
 
@@ -129,6 +129,7 @@ pub fn run(state: StateDir, options: NodeOptions, identity: Identity) -> Result<
         }
         tokio::select! {
             () = node.clone().work() => {}
+            () = node.clone().keep_services() => {}
             () = node.clone().look_around() => {}
             () = node.clone().keep_house() => {}
             () = signals => {}
@@ -189,6 +190,7 @@ impl Node {
             inner: RefCell::new(inner),
             view: RefCell::default(),
             script: RefCell::default(),
+            scripted: Notify::new(),
             ending: Cell::new(false),
         })
     }
@@ -204,11 +206,6 @@ impl Node {
             troubles.pop_front();
         }
         troubles.push_back(text);
-    }
-
-    /// Between a pod's leaving the endpoints and its SIGTERM.
-    pub fn drain_time(&self) -> Duration {
-        if self.ending.get() { Duration::ZERO } else { DRAIN }
     }
 
     /// A grace time, shorter when the whole mesh ends.
@@ -238,7 +235,7 @@ impl Node {
             }
             if news || published.elapsed() > PUBLISH_EVERY {
                 self.reconcile();
-                self.publish().await;
+                self.publish();
                 published = Instant::now();
             }
             tokio::select! {
@@ -339,7 +336,7 @@ impl Node {
     }
 
     /// Tells istiod, cluster DNS and the kernel how things stand.
-    async fn publish(self: &Rc<Self>) {
+    fn publish(self: &Rc<Self>) {
         let script = {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
@@ -368,7 +365,15 @@ impl Node {
             nft_script(&served)
         };
         self.script.replace(script);
-        self.apply().await;
+        self.scripted.notify_one();
+    }
+
+    /// Keeps the kernel's view of the services up to date in every pod. A task of its own: istiod must not wait for it.
+    async fn keep_services(self: Rc<Self>) {
+        loop {
+            self.scripted.notified().await;
+            self.apply().await;
+        }
     }
 
     /// The services as an nftables script, as they stood at the last look.
@@ -562,9 +567,11 @@ impl Node {
         pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         let complete = inner.desired.workloads.iter().all(|((namespace, name), workload)| {
             let mine = inner.pods.values().filter(|p| p.namespace == *namespace && p.workload == *name);
-            mine.filter(|p| p.hash == workload.hash && p.ready()).count() == workload.replicas
+            mine.filter(|p| p.hash == workload.hash && (p.ready() || p.finished().is_some())).count()
+                == workload.replicas
         });
-        let settled = pods.iter().all(|p| p.ready && (!p.injected || p.sync.as_deref() == Some("SYNCED")));
+        let done = |p: &status::Pod| matches!(p.phase.as_str(), "Succeeded" | "Failed");
+        let settled = pods.iter().all(|p| done(p) || p.ready && (!p.injected || p.sync.as_deref() == Some("SYNCED")));
         let mut troubles: Vec<_> = inner.troubles.iter().cloned().collect();
         if let Some(end) = self.istiod.last_end() {
             troubles.push(format!("istiod does not run ({end}); see `meltemi logs istiod`"));

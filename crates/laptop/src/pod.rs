@@ -9,10 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use net::netns::Place;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 
 use crate::container::{Launch, Order, State, expand, keep, kill_group};
-use crate::model::{Container, Probe, Template};
+use crate::ending::{self, Process};
+use crate::model::{Container, Probe, Restart, Template};
 use crate::node::Node;
 use crate::probe::Question;
 use crate::run::tool;
@@ -28,8 +28,10 @@ const EAGER: Duration = Duration::from_millis(100);
 const PERIOD: Duration = Duration::from_secs(1);
 /// A probe's time when the pod names none.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The sidecar's time to end after the application has.
-const SIDECAR_GRACE: Duration = Duration::from_secs(10);
+/// While something has just been started, it is asked this often.
+const AT_ONCE: Duration = Duration::from_millis(10);
+/// How long something counts as just started.
+const JUST: Duration = Duration::from_secs(2);
 
 /// A pod.
 pub struct Pod {
@@ -61,8 +63,6 @@ pub struct Pod {
     pub applied: RefCell<String>,
     condition: RefCell<Condition>,
     born: Instant,
-    apps: watch::Sender<Order>,
-    proxy: watch::Sender<Order>,
     stop: watch::Sender<bool>,
     nudge: Notify,
 }
@@ -74,7 +74,18 @@ struct Condition {
     ready: bool,
     sidecar_ready: bool,
     terminating: bool,
+    /// All its containers have ended, and are not to be started again.
+    finished: Option<Finish>,
     message: Option<String>,
+}
+
+/// How a pod that is not to run for ever has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// All containers with status 0.
+    Succeeded,
+    /// Not all.
+    Failed,
 }
 
 #[derive(Clone)]
@@ -119,8 +130,6 @@ impl Pod {
             applied: RefCell::default(),
             condition: RefCell::default(),
             born: Instant::now(),
-            apps: watch::Sender::new(Order::Run),
-            proxy: watch::Sender::new(Order::Run),
             stop: watch::Sender::new(false),
             nudge: Notify::new(),
         }
@@ -129,6 +138,11 @@ impl Pod {
     /// Gets traffic.
     pub fn ready(&self) -> bool {
         self.condition.borrow().ready
+    }
+
+    /// It has done what it was for.
+    pub fn finished(&self) -> Option<Finish> {
+        self.condition.borrow().finished
     }
 
     /// Is to end, or ends.
@@ -161,10 +175,12 @@ impl Pod {
     pub fn status(&self) -> status::Pod {
         let condition = self.condition.borrow();
         let terminating = self.terminating();
-        let phase = match (terminating, condition.ready) {
-            (true, _) => "Terminating",
-            (false, true) => "Running",
-            (false, false) => "Pending",
+        let phase = match (terminating, condition.finished, condition.ready) {
+            (true, ..) => "Terminating",
+            (false, Some(Finish::Succeeded), _) => "Succeeded",
+            (false, Some(Finish::Failed), _) => "Failed",
+            (false, None, true) => "Running",
+            (false, None, false) => "Pending",
         };
         let containers = condition.containers.iter().map(|named| {
             let state = named.state.borrow();
@@ -232,7 +248,17 @@ pub async fn live(pod: Rc<Pod>, node: Rc<Node>) {
         pod.say(None);
         pod.condition.borrow_mut().sandbox = Some(sandbox.clone());
         node.wake.notify_one();
-        run(&pod, &node, &sandbox, &mut stop).await;
+        let finished = run(&pod, &node, &sandbox, &mut stop).await;
+        if finished.is_some() {
+            {
+                let mut condition = pod.condition.borrow_mut();
+                (condition.finished, condition.sandbox, condition.sidecar_ready) = (finished, None, false);
+            }
+            drop(sandbox);
+            node.wake.notify_one();
+            // It stays to be looked at until somebody deletes it.
+            let _ = stop.wait_for(|s| *s).await;
+        }
     }
     *pod.condition.borrow_mut() = Condition { terminating: true, ..Condition::default() };
     node.forget(&pod);
@@ -264,19 +290,26 @@ async fn make_sandbox(pod: &Rc<Pod>, node: &Rc<Node>) -> Result<Sandbox, String>
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(format!("making the sandbox failed: {e}")))
 }
 
-/// The pod's processes, from their start to their end.
-async fn run(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Rc<Sandbox>, stop: &mut watch::Receiver<bool>) {
+/// The pod's processes, from their start to their end; how they have ended, when by themselves.
+async fn run(
+    pod: &Rc<Pod>,
+    node: &Rc<Node>,
+    sandbox: &Rc<Sandbox>,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<Finish> {
     let sidecar = pod.injected.then(|| start_sidecar(pod, node, sandbox));
-    let mut apps = Vec::new();
+    let mut apps: Vec<(Container, Process)> = Vec::new();
     tokio::select! {
         // The application starts when its way out exists, as behind a native sidecar.
         () = until_sidecar_ready(pod, sandbox) => {}
         _ = stop.wait_for(|s| *s) => {}
     }
+    let mut finished = None;
     if !pod.terminating() {
-        apps.extend(pod.template.containers.iter().map(|c| start_app(pod, node, sandbox, c)));
+        apps.extend(pod.template.containers.iter().map(|c| (c.clone(), start_app(pod, node, sandbox, c))));
         tokio::select! {
             () = watch_readiness(pod, node, sandbox) => {}
+            finish = until_finished(pod, &mut apps) => finished = Some(finish),
             _ = stop.wait_for(|s| *s) => {}
         }
     }
@@ -285,32 +318,31 @@ async fn run(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Rc<Sandbox>, stop: &mut w
         (condition.ready, condition.terminating) = (false, true);
     }
     node.wake.notify_one();
-    if !apps.is_empty() {
-        // First everybody learns that the pod is no endpoint any more, then it ends.
-        tokio::time::sleep(node.drain_time()).await;
-    }
-    pod.apps.send_replace(Order::Stop { grace: node.grace(pod.template.grace) });
-    join(apps).await;
-    pod.proxy.send_replace(Order::Stop { grace: node.grace(SIDECAR_GRACE) });
-    join(sidecar.into_iter().collect()).await;
+    ending::end(pod, sandbox, apps, sidecar, node.grace(pod.template.grace)).await;
+    finished
 }
 
-async fn join(tasks: Vec<JoinHandle<()>>) {
-    for task in tasks {
-        // A task that panicked has no process any more that could be waited for.
-        let _ = task.await;
+/// Waits until all containers of the application have ended and none is to be started again.
+async fn until_finished(pod: &Pod, apps: &mut [(Container, Process)]) -> Finish {
+    for (_, process) in apps.iter_mut() {
+        let _ = (&mut process.task).await;
     }
+    let condition = pod.condition.borrow();
+    let mut named = condition.containers.iter().filter(|c| c.name != CONTAINER);
+    if named.all(|c| c.state.borrow().succeeded == Some(true)) { Finish::Succeeded } else { Finish::Failed }
 }
 
-fn start(pod: &Rc<Pod>, name: &str, image: &str, launch: Launch, orders: watch::Receiver<Order>) -> JoinHandle<()> {
+fn start(pod: &Rc<Pod>, name: &str, image: &str, launch: Launch, restart: Restart) -> Process {
     let state = Rc::new(RefCell::new(State::default()));
     let named = Named { name: name.to_owned(), image: image.to_owned(), state: state.clone() };
     pod.condition.borrow_mut().containers.push(named);
     let nudged = pod.clone();
-    tokio::task::spawn_local(keep(launch, state, orders, move || nudged.nudge.notify_one()))
+    let orders = watch::Sender::new(Order::Run);
+    let keeping = keep(launch, restart, state, orders.subscribe(), move || nudged.nudge.notify_one());
+    Process { orders, task: tokio::task::spawn_local(keeping) }
 }
 
-fn start_sidecar(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Sandbox) -> JoinHandle<()> {
+fn start_sidecar(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Sandbox) -> Process {
     let about = pod.about(node);
     let mut env = sidecar::environment(&about);
     env.extend(node.options.sidecar_env.iter().cloned());
@@ -323,10 +355,10 @@ fn start_sidecar(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Sandbox) -> JoinHandl
         folder: Some(PathBuf::from("/")),
         log: node.state.log(&pod.namespace, &pod.name, CONTAINER),
     };
-    start(pod, CONTAINER, "meltemi", launch, pod.proxy.subscribe())
+    start(pod, CONTAINER, "meltemi", launch, Restart::Always)
 }
 
-fn start_app(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Sandbox, container: &Container) -> JoinHandle<()> {
+fn start_app(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Sandbox, container: &Container) -> Process {
     let env = app_env(pod, container);
     let words: Vec<String> = container.command.iter().chain(&container.args).map(|w| expand(w, &env)).collect();
     let (program, args) = words.split_first().map_or((String::new(), Vec::new()), |(p, a)| (p.clone(), a.to_vec()));
@@ -341,7 +373,7 @@ fn start_app(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Sandbox, container: &Cont
         folder: container.working_dir.as_ref().map(PathBuf::from).or_else(|| Some(PathBuf::from("/"))),
         log: node.state.log(&pod.namespace, &pod.name, &container.name),
     };
-    start(pod, &container.name, &container.image, launch, pod.apps.subscribe())
+    start(pod, &container.name, &container.image, launch, pod.template.restart)
 }
 
 fn run_as(pod: &Pod, field: &str) -> Option<u32> {
@@ -388,9 +420,10 @@ fn downward(pod: &Pod, path: &str) -> String {
 }
 
 async fn until_sidecar_ready(pod: &Rc<Pod>, sandbox: &Rc<Sandbox>) {
+    let started = Instant::now();
     while pod.injected && !ask_sidecar(pod, sandbox).await {
         pod.say(Some("waiting for the sidecar".to_owned()));
-        tokio::time::sleep(EAGER).await;
+        tokio::time::sleep(if started.elapsed() < JUST { AT_ONCE } else { EAGER }).await;
     }
     pod.say(None);
 }
@@ -409,6 +442,7 @@ async fn ask(question: Question, pod: &Pod, sandbox: &Sandbox, timeout: Duration
 /// Asks again and again, for ever.
 async fn watch_readiness(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Rc<Sandbox>) {
     let probes: Vec<Watched<'_>> = pod.template.containers.iter().map(Watched::new).collect();
+    let started = Instant::now();
     loop {
         let mut message = None;
         for probe in &probes {
@@ -425,7 +459,11 @@ async fn watch_readiness(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Rc<Sandbox>) 
         if before != ready {
             node.wake.notify_one();
         }
-        let pause = if ready { probes.iter().filter_map(Watched::period).min().unwrap_or(PERIOD) } else { EAGER };
+        let pause = match ready {
+            true => probes.iter().filter_map(Watched::period).min().unwrap_or(PERIOD),
+            false if started.elapsed() < JUST => AT_ONCE,
+            false => EAGER,
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = pod.nudge.notified() => {}

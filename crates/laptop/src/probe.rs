@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use net::netns::{Place, place, run_in};
 
-use crate::model::{Container, Probe, resolve_port};
+use crate::model::{Container, Exec, Handler, HttpGet, Probe, resolve_port};
 
 /// An answer's size that is read at most.
 const MAX_ANSWER: u64 = 64 << 20;
@@ -27,15 +27,23 @@ pub enum Question {
 impl Question {
     /// Of a container's probe; `None` when it asks nothing that can be asked.
     pub fn of(probe: &Probe, container: &Container) -> Option<Self> {
-        let port = |value| resolve_port(value, std::slice::from_ref(container));
-        if let Some(http) = &probe.http_get {
+        if let Some(tcp) = probe.tcp_socket.as_ref().filter(|_| probe.http_get.is_none()) {
+            return Some(Self::Tcp(resolve_port(&tcp.port, std::slice::from_ref(container))?));
+        }
+        Self::of_parts(probe.http_get.as_ref(), probe.exec.as_ref(), container)
+    }
+
+    /// Of a container's hook; `None` when it asks nothing that can be asked.
+    pub fn of_handler(hook: &Handler, container: &Container) -> Option<Self> {
+        Self::of_parts(hook.http_get.as_ref(), hook.exec.as_ref(), container)
+    }
+
+    fn of_parts(http: Option<&HttpGet>, exec: Option<&Exec>, container: &Container) -> Option<Self> {
+        if let Some(http) = http {
             let path = if http.path.is_empty() { "/".to_owned() } else { http.path.clone() };
-            return Some(Self::Http(port(&http.port)?, path));
+            return Some(Self::Http(resolve_port(&http.port, std::slice::from_ref(container))?, path));
         }
-        if let Some(tcp) = &probe.tcp_socket {
-            return Some(Self::Tcp(port(&tcp.port)?));
-        }
-        probe.exec.as_ref().map(|exec| Self::Exec(exec.command.clone()))
+        exec.map(|exec| Self::Exec(exec.command.clone()))
     }
 
     /// Asks, from inside the pod. Blocks for at most `timeout`.
@@ -87,11 +95,19 @@ fn run(command: &[String], at: &Place, timeout: Duration) -> io::Result<bool> {
 /// # Errors
 /// What the sockets say; `InvalidData` for what is not HTTP.
 pub fn http_get(target: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, Vec<u8>)> {
+    http("GET", target, path, timeout)
+}
+
+/// A plain request without a body: the status and the body of the answer.
+///
+/// # Errors
+/// As [`http_get`].
+pub fn http(method: &str, target: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect_timeout(&target, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     // HTTP/1.0: the body ends with the connection, so there is nothing to decode.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {target}\r\nUser-Agent: meltemi-probe\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {target}\r\nUser-Agent: meltemi-probe\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
     let not_http = || io::Error::new(io::ErrorKind::InvalidData, format!("{target} did not answer in HTTP"));

@@ -109,7 +109,7 @@ pub struct Pod {
     pub labels: std::collections::BTreeMap<String, String>,
     /// Its address.
     pub ip: Option<std::net::Ipv4Addr>,
-    /// `Pending`, `Running`, `Terminating`.
+    /// `Pending`, `Running`, `Terminating`; `Succeeded` or `Failed` for a pod that is not to run for ever.
     pub phase: String,
     /// Gets traffic.
     pub ready: bool,
