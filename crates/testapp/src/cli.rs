@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use crate::client::{self, Caller, ClientOptions};
 use crate::fault::FaultOptions;
 use crate::server::{ServerOptions, start};
+use crate::stream::{self, StreamOptions};
 use crate::{parse_span, tcp};
 
 /// How long open connections get after SIGTERM.
@@ -39,6 +40,8 @@ enum Command {
     Get(Box<Get>),
     /// Call a TCP server and print what it says.
     Tcp(Tcp),
+    /// Keep gRPC streams or TCP connections open, with a message after the other on each.
+    Stream(Stream),
 }
 
 #[derive(Args)]
@@ -52,6 +55,9 @@ struct Serve {
     /// The TCP ports speak first, with this line.
     #[arg(long)]
     banner: Option<String>,
+    /// The TCP ports echo lines, say `bye` after SIGTERM, and let their clients end the connection.
+    #[arg(long)]
+    farewell: bool,
     /// Name of the application in answers.
     #[arg(long, env = "APP_NAME", default_value = "app")]
     name: String,
@@ -67,7 +73,7 @@ struct Serve {
     /// Every answer waits this long (250ms, 2s).
     #[arg(long, value_parser = parse_span, default_value = "0s")]
     delay: Duration,
-    /// New connections are served this long after SIGTERM.
+    /// New connections are served this long after SIGTERM, and kept ones told to go.
     #[arg(long, value_parser = parse_span, default_value = "200ms")]
     linger: Duration,
     /// Address to listen on.
@@ -153,6 +159,27 @@ struct Tcp {
     every: Option<Duration>,
 }
 
+#[derive(Args)]
+struct Stream {
+    /// http://HOST:PORT/SERVICE/METHOD for gRPC, tcp://HOST:PORT for TCP, ws://HOST:PORT/PATH for an upgrade.
+    url: Uri,
+    /// How many at the same time.
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
+    /// Messages a second, in all.
+    #[arg(long, default_value_t = 10.0)]
+    rate: f64,
+    /// For how long.
+    #[arg(long, value_parser = parse_span, default_value = "10s")]
+    duration: Duration,
+    /// Longest wait for one echo.
+    #[arg(long, value_parser = parse_span, default_value = "10s")]
+    timeout: Duration,
+    /// Report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs `meltemi app ARGS`; `args` start with the program's name.
 ///
 /// The exit code of a single `get` is 0 for an answer below 400, 22 for another answer, 7 for none (as curl's).
@@ -178,6 +205,7 @@ pub fn cli(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Some(Command::Serve(options)) => serve(options).await,
             Some(Command::Get(options)) => get(*options).await,
             Some(Command::Tcp(options)) => call_tcp(options).await,
+            Some(Command::Stream(options)) => keep_streams(options).await,
         }
     })
 }
@@ -189,6 +217,7 @@ async fn serve(options: Serve) -> ExitCode {
         http,
         tcp: options.tcp,
         banner: options.banner,
+        farewell: options.farewell,
         name: options.name,
         version: options.version,
         pod: pod_name(),
@@ -331,6 +360,22 @@ async fn call_tcp(options: Tcp) -> ExitCode {
             ExitCode::from(7)
         }
     }
+}
+
+async fn keep_streams(asked: Stream) -> ExitCode {
+    let Stream { url, streams, rate, duration, timeout, json } = asked;
+    if !matches!(url.scheme_str(), Some("http" | "tcp" | "ws")) || url.authority().is_none() {
+        eprintln!(
+            "meltemi app stream: `{url}` cannot be kept open; write http://HOST:PORT/METHOD, tcp://HOST:PORT or ws://HOST:PORT/PATH"
+        );
+        return ExitCode::from(2);
+    }
+    let report = stream::load(StreamOptions { url, streams, rate, duration, timeout }).await;
+    match json {
+        true => println!("{}", serde_json::to_string(&report).unwrap_or_default()),
+        false => print!("{report}"),
+    }
+    if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(22) }
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {

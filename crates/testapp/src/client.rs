@@ -246,7 +246,7 @@ async fn read(response: Response<Incoming>) -> Result<Answer, ClientError> {
 }
 
 /// An error with its causes, since hyper's own text says only where it was.
-fn explain(error: hyper::Error) -> ClientError {
+pub(crate) fn explain(error: hyper::Error) -> ClientError {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);
     while let Some(inner) = cause {
@@ -344,7 +344,8 @@ async fn work(run: Rc<Run>) {
     let mut caller = Caller::new(&run.options);
     while let Some(at) = run.turn() {
         tokio::time::sleep_until(at.into()).await;
-        let sent = Instant::now();
+        // At a fixed rate the time counts from when the request was due: waiting for a caller is waiting too.
+        let sent = if run.options.rate.is_some() { at } else { Instant::now() };
         let result = caller.call().await;
         let failed = result.is_err();
         run.count(&result, sent.elapsed());

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -19,10 +20,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde::Serialize;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::server::App;
+use crate::server::{App, Stage};
+use crate::stream::{FAREWELL, FAREWELL_HEADER, framed};
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
@@ -30,17 +33,18 @@ type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 const MAX_MADE: usize = 64 << 20;
 
 /// Serves one connection until it ends; at a stop signal it is asked to end after the requests in flight.
-pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, app: &Arc<App>, mut stopping: watch::Receiver<bool>) {
+pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, app: &Arc<App>, mut stopping: watch::Receiver<Stage>) {
     let builder = auto::Builder::new(TokioExecutor::new());
-    let service = service_fn(|request| answer(app.clone(), peer, request));
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let stage = stopping.clone();
+    let service = service_fn(|request| answer(app.clone(), peer, stage.clone(), request));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let mut told = false;
     loop {
         tokio::select! {
             // An error here is the client's: it went away, or did not speak HTTP.
             _ = connection.as_mut() => return,
-            _ = stopping.wait_for(|stop| *stop), if !told => {
+            _ = stopping.wait_for(|stage| *stage == Stage::Ending), if !told => {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -48,7 +52,29 @@ pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, app: &Arc<App>, m
     }
 }
 
-async fn answer(app: Arc<App>, peer: SocketAddr, request: Request<Incoming>) -> Result<Response<Body>, io::Error> {
+async fn answer(
+    app: Arc<App>,
+    peer: SocketAddr,
+    stage: watch::Receiver<Stage>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, io::Error> {
+    let version = request.version();
+    let leaving = stage.clone();
+    let mut response = respond(app, peer, stage, request).await?;
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if version < http::Version::HTTP_2 && !switched && *leaving.borrow() != Stage::Running {
+        // Said before the connection is closed, so that no request is on its way then.
+        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn respond(
+    app: Arc<App>,
+    peer: SocketAddr,
+    stage: watch::Receiver<Stage>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, io::Error> {
     let path = request.uri().path();
     match (request.method(), path) {
         (&Method::POST, "/fail") => return Ok(throw(&app, request.uri().query())),
@@ -71,9 +97,13 @@ async fn answer(app: Arc<App>, peer: SocketAddr, request: Request<Incoming>) -> 
         return Err(io::Error::new(io::ErrorKind::ConnectionReset, "reset on demand"));
     }
     let mut response = if is_grpc(request.headers()) {
-        grpc_echo(request, fault.status)
+        grpc_echo(request, fault.status, stage)
     } else if let Some(status) = fault.status.and_then(|s| StatusCode::from_u16(s).ok()) {
         describe(&app, peer, &request, status)
+    } else if request.headers().contains_key(http::header::UPGRADE) && request.version() < http::Version::HTTP_2 {
+        switch(request, stage)
+    } else if let Some(chunks) = path.strip_prefix("/drip/").and_then(|n| n.parse::<u32>().ok()) {
+        Response::new(drip(chunks))
     } else if path == "/echo" {
         echo(request)
     } else if let Some(size) = path.strip_prefix("/bytes/").and_then(|n| n.parse::<usize>().ok()) {
@@ -146,7 +176,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Echoes the messages as they come, whatever the method's kind of stream, and ends with a status.
-fn grpc_echo(request: Request<Incoming>, failure: Option<u16>) -> Response<Body> {
+fn grpc_echo(request: Request<Incoming>, failure: Option<u16>, stage: watch::Receiver<Stage>) -> Response<Body> {
     let mut response = match failure {
         // A gRPC failure is a status in a header-only answer (gRPC over HTTP/2, "Trailers-Only").
         Some(code) => {
@@ -155,7 +185,17 @@ fn grpc_echo(request: Request<Incoming>, failure: Option<u16>) -> Response<Body>
             response.headers_mut().insert("grpc-message", HeaderValue::from_static("failed on demand"));
             response
         }
-        None => Response::new(WithStatus { inner: request.into_body(), ended: false }.boxed_unsync()),
+        None => {
+            let farewell = request.headers().contains_key(FAREWELL_HEADER).then(|| {
+                let mut stage = stage;
+                let left: Left = Box::pin(async move {
+                    let _ = stage.wait_for(|s| *s != Stage::Running).await;
+                });
+                left
+            });
+            let body = WithStatus { inner: request.into_body(), ended: false, farewell, framing: Framing::default() };
+            Response::new(body.boxed_unsync())
+        }
     };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
@@ -177,6 +217,46 @@ fn grpc_code(status: u16) -> u16 {
 struct WithStatus {
     inner: Incoming,
     ended: bool,
+    /// Told when the server is to end; taken when the client has been told.
+    farewell: Option<Left>,
+    framing: Framing,
+}
+
+type Left = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where in gRPC's framing (five bytes of head, the last four of them the length) a run of bytes has ended.
+#[derive(Default)]
+struct Framing {
+    head: [u8; 5],
+    have: usize,
+    left: usize,
+}
+
+impl Framing {
+    fn pass(&mut self, mut data: &[u8]) {
+        while let Some((first, rest)) = data.split_first() {
+            if self.left > 0 {
+                let skip = self.left.min(data.len());
+                self.left -= skip;
+                data = data.get(skip..).unwrap_or_default();
+                continue;
+            }
+            if let Some(slot) = self.head.get_mut(self.have) {
+                *slot = *first;
+            }
+            self.have += 1;
+            if self.have == self.head.len() {
+                let [_, a, b, c, d] = self.head;
+                self.left = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+                self.have = 0;
+            }
+            data = rest;
+        }
+    }
+
+    fn between_messages(&self) -> bool {
+        self.have == 0 && self.left == 0
+    }
 }
 
 impl http_body::Body for WithStatus {
@@ -188,8 +268,20 @@ impl http_body::Body for WithStatus {
             return Poll::Ready(None);
         }
         loop {
+            if self.framing.between_messages()
+                && let Some(left) = &mut self.farewell
+                && left.as_mut().poll(cx).is_ready()
+            {
+                self.farewell = None;
+                return Poll::Ready(Some(Ok(Frame::data(framed(FAREWELL)))));
+            }
             match Pin::new(&mut self.inner).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
+                Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                    if let Some(data) = frame.data_ref() {
+                        self.framing.pass(data);
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => {
@@ -202,6 +294,38 @@ impl http_body::Body for WithStatus {
             }
         }
     }
+}
+
+/// Takes an upgrade, whatever the protocol is called, and echoes the bytes that follow; it is ended by the client.
+fn switch(mut request: Request<Incoming>, mut stage: watch::Receiver<Stage>) -> Response<Body> {
+    let protocol = request.headers().get(http::header::UPGRADE).cloned();
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+        tokio::select! {
+            // A failed copy is the client's going away: there is nobody left to tell.
+            _ = tokio::io::copy(&mut reader, &mut writer) => {}
+            _ = stage.wait_for(|s| *s == Stage::Ending) => {}
+        }
+        let _ = writer.shutdown().await;
+    });
+    let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
+    response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        response.headers_mut().insert(http::header::UPGRADE, protocol);
+    }
+    response
+}
+
+/// A long download: a piece every 50 ms.
+fn drip(chunks: u32) -> Body {
+    let pieces = futures_util::stream::unfold(chunks, |left| async move {
+        let left = left.checked_sub(1)?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Some((Ok(Frame::data(Bytes::from_static(b"drop\n"))), left))
+    });
+    http_body_util::StreamBody::new(pieces).boxed_unsync()
 }
 
 /// `POST /fail?status=500&count=5`

@@ -10,6 +10,7 @@ mod fault;
 mod http_server;
 mod report;
 mod server;
+mod stream;
 mod tcp;
 
 pub use cli::cli;

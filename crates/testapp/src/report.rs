@@ -19,6 +19,8 @@ pub struct Tally {
     errors: BTreeMap<String, u64>,
     requests: u64,
     failed: u64,
+    opened: u64,
+    moved: u64,
     latencies: Vec<u32>,
 }
 
@@ -39,6 +41,12 @@ pub struct Report {
     pub pods: BTreeMap<String, u64>,
     /// Why there was no answer.
     pub errors: BTreeMap<String, u64>,
+    /// Streams that were opened.
+    #[serde(default)]
+    pub opened: u64,
+    /// Streams that the server ended in order, and that were opened again.
+    #[serde(default)]
+    pub moved: u64,
     /// How long it took.
     pub seconds: f64,
     /// Requests a second.
@@ -76,6 +84,16 @@ impl Tally {
         add(&mut self.errors, if known { why } else { "(other)" });
     }
 
+    /// Counts a stream.
+    pub fn opened(&mut self) {
+        self.opened += 1;
+    }
+
+    /// Counts a stream that the server ended in order.
+    pub fn moved(&mut self) {
+        self.moved += 1;
+    }
+
     fn keep(&mut self, micros: u32) {
         if self.latencies.len() < KEPT {
             self.latencies.push(micros);
@@ -96,6 +114,8 @@ impl Tally {
             requests: tally.requests,
             ok: tally.requests - tally.failed,
             failed: tally.failed,
+            opened: tally.opened,
+            moved: tally.moved,
             seconds,
             rate: if seconds > 0.0 { tally.requests as f64 / seconds } else { 0.0 },
             p50_ms: at(0.5),
@@ -138,6 +158,9 @@ impl std::fmt::Display for Report {
             "latency p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
             self.p50_ms, self.p90_ms, self.p99_ms, self.max_ms
         )?;
+        if self.opened > 0 {
+            writeln!(f, "{} streams, {} of them ended in order by the server", self.opened, self.moved)?;
+        }
         for (title, counts) in
             [("status", &self.statuses), ("version", &self.versions), ("pod", &self.pods), ("error", &self.errors)]
         {

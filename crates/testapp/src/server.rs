@@ -23,6 +23,8 @@ pub struct ServerOptions {
     pub tcp: Vec<u16>,
     /// Sent by the TCP ports before the client has said anything.
     pub banner: Option<String>,
+    /// The TCP ports say `bye` at the stop signal, and let their clients end the connection.
+    pub farewell: bool,
     /// `app` in answers.
     pub name: String,
     /// `version` in answers.
@@ -54,9 +56,21 @@ pub(crate) struct App {
     pub(crate) version: String,
     pub(crate) pod: String,
     pub(crate) banner: Option<String>,
+    pub(crate) farewell: bool,
     pub(crate) faults: Faults,
     pub(crate) ready: AtomicBool,
     open: AtomicUsize,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// It has not begun.
+    Running,
+    /// New connections are served still; clients are told not to come back.
+    Leaving,
+    /// Idle connections are closed, the others after what is in flight.
+    Ending,
 }
 
 /// A running application.
@@ -66,17 +80,18 @@ pub struct Running {
     /// Bound TCP addresses, in the order asked for.
     pub tcp: Vec<SocketAddr>,
     app: Arc<App>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stage>,
     linger: Duration,
 }
 
 impl Running {
-    /// Serves new connections for the linger time more, asks open ones to end, and returns when none is left or
-    /// `at_most` is over.
+    /// Serves new connections for the linger time more, and tells clients not to come back; then asks open connections to
+    /// end, and returns when none is left or `at_most` is over.
     pub async fn stop(self, at_most: Duration) {
-        self.stop.send_replace(true);
+        self.stop.send_replace(Stage::Leaving);
         let deadline = tokio::time::Instant::now() + at_most;
         tokio::time::sleep(self.linger.min(at_most)).await;
+        self.stop.send_replace(Stage::Ending);
         while self.app.open.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -97,11 +112,12 @@ pub async fn start(options: ServerOptions) -> Result<Running, ServeError> {
         version: options.version,
         pod: options.pod,
         banner: options.banner,
+        farewell: options.farewell,
         faults: Faults::new(options.faults),
         ready: AtomicBool::new(true),
         open: AtomicUsize::new(0),
     });
-    let (stop, stopping) = watch::channel(false);
+    let (stop, stopping) = watch::channel(Stage::Running);
     for listener in http {
         tokio::spawn(accept(listener, app.clone(), stopping.clone(), Kind::Http));
     }
@@ -126,7 +142,7 @@ enum Kind {
     Tcp,
 }
 
-async fn accept(listener: TcpListener, app: Arc<App>, stopping: watch::Receiver<bool>, kind: Kind) {
+async fn accept(listener: TcpListener, app: Arc<App>, stopping: watch::Receiver<Stage>, kind: Kind) {
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             // Out of descriptors: give open connections time to end.

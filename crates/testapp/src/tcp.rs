@@ -8,22 +8,49 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::report::{Report, Tally};
-use crate::server::App;
+use crate::server::{App, Stage};
+use crate::stream::FAREWELL;
 
 /// Echoes until the client closes, or at a stop signal.
-pub(crate) async fn serve(mut stream: TcpStream, app: &Arc<App>, mut stopping: watch::Receiver<bool>) {
+pub(crate) async fn serve(mut stream: TcpStream, app: &Arc<App>, mut stopping: watch::Receiver<Stage>) {
     if let Some(banner) = &app.banner
         && stream.write_all(format!("{banner}\r\n").as_bytes()).await.is_err()
     {
+        return;
+    }
+    if app.farewell {
+        // A failed echo is the client's going away: there is nobody left to tell.
+        let _ = echo_until_farewell(&mut stream, &mut stopping).await;
         return;
     }
     let (mut reader, mut writer) = stream.split();
     tokio::select! {
         // A failed copy is the client's going away: there is nobody left to tell.
         _ = tokio::io::copy(&mut reader, &mut writer) => {}
-        _ = stopping.wait_for(|stop| *stop) => {}
+        _ = stopping.wait_for(|stage| *stage != Stage::Running) => {}
     }
     let _ = writer.shutdown().await;
+}
+
+/// Echoes lines until the client ends the connection. At the stop signal it is told so, between two lines.
+async fn echo_until_farewell(stream: &mut TcpStream, stopping: &mut watch::Receiver<Stage>) -> std::io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    let (mut said, mut within_line) = (false, false);
+    loop {
+        let read = tokio::select! {
+            read = stream.read(&mut buffer) => Some(read?),
+            _ = stopping.wait_for(|stage| *stage != Stage::Running), if !said && !within_line => None,
+        };
+        let Some(read) = read else {
+            said = true;
+            stream.write_all(format!("{FAREWELL}\n").as_bytes()).await?;
+            continue;
+        };
+        let Some(data) = buffer.get(..read).filter(|data| !data.is_empty()) else { break };
+        stream.write_all(data).await?;
+        within_line = !data.ends_with(b"\n");
+    }
+    stream.shutdown().await
 }
 
 /// What the TCP client saw.

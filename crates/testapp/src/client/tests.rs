@@ -8,6 +8,7 @@ async fn app(faults: FaultOptions) -> Running {
         http: vec![0],
         tcp: vec![0],
         banner: Some("220 hello".to_owned()),
+        farewell: false,
         name: "payment-api".to_owned(),
         version: "v2".to_owned(),
         pod: "pod-1".to_owned(),
