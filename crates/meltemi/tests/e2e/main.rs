@@ -5,6 +5,8 @@
 
 mod commands;
 mod edits;
+mod life;
+mod rolling;
 mod routing;
 mod security;
 mod shop;

@@ -16,9 +16,9 @@ pub struct Shop {
     folder: tempfile::TempDir,
 }
 
-/// The binary under test.
+/// The binary under test: `$MELTEMI_BINARY` (a faster build of the same), else the one built with the tests.
 pub fn binary() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_meltemi"))
+    std::env::var_os("MELTEMI_BINARY").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_meltemi")), PathBuf::from)
 }
 
 fn example(name: &str) -> String {
