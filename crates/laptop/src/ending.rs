@@ -33,8 +33,11 @@ pub struct Process {
 impl Process {
     async fn stop(self, grace: Duration) {
         self.orders.send_replace(Order::Stop { grace });
-        // A task that panicked has no process any more that could be waited for.
-        let _ = self.task.await;
+        // One that has ended may have been waited for already, and must not be asked again.
+        if !self.task.is_finished() {
+            // A task that panicked has no process any more that could be waited for.
+            let _ = self.task.await;
+        }
     }
 }
 
@@ -50,7 +53,7 @@ pub async fn end(
     let ends = apps.into_iter().map(|(container, process)| {
         let (pod, sandbox) = (pod.clone(), sandbox.clone());
         tokio::task::spawn_local(async move {
-            if let Some(hook) = container.pre_stop() {
+            if let Some(hook) = container.pre_stop().filter(|_| !process.task.is_finished()) {
                 let _ = tokio::time::timeout_at(deadline, run_hook(hook, &container, &pod, &sandbox)).await;
             }
             process.stop(left(deadline)).await;
