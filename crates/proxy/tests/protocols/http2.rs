@@ -108,7 +108,9 @@ async fn the_clients_version_is_used_where_configured() {
     let proxy = config.start();
     let mut h1 = Wire::connect(proxy.address).await;
     h1.send("GET /1 HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    assert!(upstream.accept().await.head().await.starts_with("GET /1 HTTP/1.1\r\n"));
+    // Kept open: a GET whose connection breaks before its answer is sent once more.
+    let mut first = upstream.accept().await;
+    assert!(first.head().await.starts_with("GET /1 HTTP/1.1\r\n"));
     let mut h2 = client(proxy.address).await;
     let (response, _) = h2.send_request(get("/2"), true).expect("sent");
     let mut server = accept(&upstream).await;

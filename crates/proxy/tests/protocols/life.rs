@@ -107,15 +107,15 @@ async fn while_draining_the_application_is_dialled_afresh() {
 #[tokio::test]
 async fn a_connection_that_breaks_costs_an_idempotent_request_nothing_and_another_is_never_sent_twice() {
     let upstream = Upstream::bind().await;
-    let Running { address, .. } = Config::http(upstream.address).start();
+    let Running { proxy: _alive, address } = Config::http(upstream.address).start();
     let mut client = Wire::connect(address).await;
     client.send(GET).await;
     upstream.accept().await.head().await;
     let mut second = upstream.accept().await;
     second.head().await;
-    second.send(OK).await;
+    // Not kept, so that the next request certainly has a connection of its own.
+    second.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
     assert_eq!(client.message().await.1, "ok");
-    drop(second);
     client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi").await;
     upstream.accept().await.head().await;
     let (head, _) = client.message().await;
