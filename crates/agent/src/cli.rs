@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::log_levels;
 use crate::options::AgentOptions;
 use crate::redirect::{Capture, Rules};
-use crate::{request, sidecar};
+use crate::{envoy, request, sidecar};
 
 /// pilot-agent: a sidecar and its tools.
 #[derive(Debug, Parser)]
@@ -41,6 +42,9 @@ enum Command {
         /// Levels of its components: COMPONENT:LEVEL with commas between them.
         #[arg(long = "proxyComponentLogLevel", value_parser = log_levels::components)]
         component_levels: Option<String>,
+        /// Run this stock Envoy as the proxy instead of the one built in.
+        #[arg(long, value_name = "PATH")]
+        envoy: Option<PathBuf>,
     },
     /// Ask the sidecar's admin pages: `request GET /clusters`.
     Request {
@@ -149,7 +153,7 @@ fn run(command: Command) -> Result<(), String> {
         Command::Proxy { kind, .. } if kind != "sidecar" => {
             Err(format!("a proxy of kind {kind} is not built; only sidecar is"))
         }
-        Command::Proxy { concurrency, domain, log, level, component_levels, .. } => {
+        Command::Proxy { concurrency, domain, log, level, component_levels, envoy, .. } => {
             tracing::debug!(agent = ?log.levels, proxy = ?level, components = ?component_levels, "log levels");
             let mut options = AgentOptions::from_env().map_err(|e| e.to_string())?;
             let own = format!("{}.svc.cluster.local", options.namespace);
@@ -164,13 +168,19 @@ fn run(command: Command) -> Result<(), String> {
             // Control traffic has one thread of its own; the workers have theirs.
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-            runtime.block_on(sidecar::run(options)).map_err(|e| e.to_string())
+            let run = async {
+                match envoy {
+                    Some(binary) => envoy::run(options, &binary).await,
+                    None => sidecar::run(options).await,
+                }
+            };
+            runtime.block_on(run).map_err(|e| e.to_string())
         }
         Command::Request { method, path, debug_port } => {
             let (status, body) = request::ask(debug_port, &method.to_uppercase(), &path)
                 .map_err(|e| format!("the sidecar does not answer on port {debug_port}: {e}"))?;
             std::io::stdout().write_all(&body).map_err(|e| e.to_string())?;
-            if status < 400 { Ok(()) } else { Err(format!("status {status}")) }
+            if status.as_u16() < 400 { Ok(()) } else { Err(format!("status {status}")) }
         }
         Command::Wait { timeout, period } => request::wait(Duration::from_secs(timeout), Duration::from_millis(period)),
         Command::IstioIptables(flags) => iptables(*flags),

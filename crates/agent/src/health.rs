@@ -16,6 +16,8 @@ use proxy::{Phase, Proxy, Scope};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use crate::merge;
+
 /// What the pages look at.
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -56,6 +58,8 @@ impl Health {
 
 /// Serves the pages until the process ends.
 pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
+    // The agent's port shows the application's metrics too, the proxy's its own.
+    let merged = listener.local_addr().is_ok_and(|at| at.port() == 15020);
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -65,8 +69,15 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
         let local = from.ip().is_loopback();
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let response = page(&health, request.method(), request.uri().path(), local);
-                async move { Ok::<_, Infallible>(response) }
+                let health = health.clone();
+                async move {
+                    let (method, path) = (request.method(), request.uri().path());
+                    let application = match path {
+                        "/stats/prometheus" | "/metrics" if merged => merge::application().await,
+                        _ => String::new(),
+                    };
+                    Ok::<_, Infallible>(page(&health, method, path, local, &application))
+                }
             });
             let _ =
                 http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
@@ -74,7 +85,7 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
     }
 }
 
-fn page(health: &Health, method: &Method, path: &str, local: bool) -> Response<Full<Bytes>> {
+fn page(health: &Health, method: &Method, path: &str, local: bool, application: &str) -> Response<Full<Bytes>> {
     let text = |text: &str| text.to_owned();
     let (status, body) = match path {
         "/healthz/ready" if health.is_ready() => (StatusCode::OK, String::new()),
@@ -84,7 +95,9 @@ fn page(health: &Health, method: &Method, path: &str, local: bool) -> Response<F
         "/healthz/ready" => {
             (StatusCode::SERVICE_UNAVAILABLE, text("the configuration or the certificate has not arrived yet\n"))
         }
-        "/stats/prometheus" | "/metrics" => (StatusCode::OK, health.proxy.telemetry().render_prometheus()),
+        "/stats/prometheus" | "/metrics" => {
+            (StatusCode::OK, health.proxy.telemetry().render_prometheus() + application)
+        }
         "/quitquitquit" | "/drain" if !local => (StatusCode::FORBIDDEN, text("only from inside the pod\n")),
         "/quitquitquit" | "/drain" if method != Method::POST => (StatusCode::METHOD_NOT_ALLOWED, text("use POST\n")),
         "/quitquitquit" => {

@@ -9,7 +9,7 @@ use envoy_api::istio::v1::auth::istio_certificate_service_client::IstioCertifica
 use mtls::{CertSlot, SecretStore};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use time::OffsetDateTime;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tonic::Request;
 use tonic::transport::Channel;
 
@@ -30,6 +30,25 @@ pub(crate) struct Identity {
     pub(crate) seconds: i64,
     /// Told when a certificate has come into force.
     pub(crate) progress: Arc<Notify>,
+    /// Told what istiod has issued, for a proxy in another process.
+    pub(crate) issued: Option<watch::Sender<Option<Issued>>>,
+}
+
+/// A certificate as istiod has issued it, PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Issued {
+    /// Leaf first, without the root.
+    pub(crate) chain: String,
+    /// Its key.
+    pub(crate) key: String,
+    /// The mesh's root.
+    pub(crate) root: String,
+}
+
+impl std::fmt::Debug for Issued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Issued").field("chain", &self.chain).finish_non_exhaustive()
+    }
 }
 
 impl Identity {
@@ -78,6 +97,11 @@ impl Identity {
         self.progress.notify_one();
         let serial = self.slot().info().first().map(|c| c.serial.clone()).unwrap_or_default();
         tracing::info!(%serial, "certificate in force");
+        if let Some(told) = &self.issued {
+            let without_root = chain.len().saturating_sub(1).max(1);
+            let chain_only = chain.get(..without_root).unwrap_or_default().join("\n");
+            told.send_replace(Some(Issued { chain: chain_only, key, root: root.clone() }));
+        }
         Ok(())
     }
 }

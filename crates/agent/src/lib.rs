@@ -1,4 +1,5 @@
-//! pilot-agent: identity, configuration, health and life of a sidecar; the proxy runs inside the same process.
+//! pilot-agent: identity, configuration, health and life of a sidecar; the proxy runs inside the same process, or is a stock
+//! Envoy beside it.
 //!
 //! Promise: a sidecar keeps working with what it has while the control plane is away; its certificate is renewed before
 //! half of its life is over, and no connection is cut by that; it reports ready only when everything it was told to serve
@@ -8,10 +9,12 @@ mod channel;
 mod cli;
 mod dns;
 mod drain;
+mod envoy;
 mod follow;
 mod health;
 mod identity;
 mod log_levels;
+mod merge;
 mod options;
 mod redirect;
 mod request;

@@ -38,6 +38,8 @@ pub struct AgentOptions {
     pub roots: PathBuf,
     /// The proxy's configuration as it was injected; the control plane gets it to see.
     pub proxy_config: Value,
+    /// Where files and sockets of a stock Envoy are kept.
+    pub config_path: PathBuf,
     /// Worker threads.
     pub workers: usize,
     /// Life of a certificate to ask for, in seconds; 0 leaves it to istiod.
@@ -83,6 +85,8 @@ impl AgentOptions {
         let discovery = config.get("discoveryAddress").and_then(Value::as_str).map(str::to_owned);
         let discovery = discovery.or_else(|| variable("CA_ADDR"));
         let concurrency = config.get("concurrency").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        let config_path = config.get("configPath").and_then(Value::as_str).unwrap_or("./etc/istio/proxy");
+        let config_path = PathBuf::from(config_path);
         let path = |name, default: &str| PathBuf::from(variable(name).unwrap_or_else(|| default.to_owned()));
         Ok(Self {
             namespace: needed("POD_NAMESPACE")?,
@@ -96,6 +100,7 @@ impl AgentOptions {
             istiod_name: variable("ISTIOD_SAN").unwrap_or_else(|| "istiod.istio-system.svc".to_owned()),
             token: path("ISTIO_TOKEN_PATH", "/var/run/secrets/tokens/istio-token"),
             roots: path("ISTIO_ROOT_CERT_PATH", "/var/run/secrets/istio/root-cert.pem"),
+            config_path,
             // Istio's default of a sidecar is two.
             workers: concurrency.filter(|n| *n > 0).unwrap_or(2),
             certificate_seconds: 0,
@@ -148,6 +153,33 @@ impl AgentOptions {
             canonical_service: canonical.unwrap_or_else(|| self.workload.as_str().into()),
             canonical_revision: revision.unwrap_or_else(|| unknown.canonical_revision.clone()),
             cluster: self.cluster.as_str().into(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl AgentOptions {
+    /// A pod of a test.
+    pub(crate) fn sample() -> Self {
+        Self {
+            pod: "pay-1".to_owned(),
+            namespace: "production".to_owned(),
+            ip: IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
+            service_account: "pay".to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), "pay".to_owned())]),
+            workload: "pay".to_owned(),
+            cluster: "Kubernetes".to_owned(),
+            trust_domain: "cluster.local".to_owned(),
+            discovery: "127.0.0.1:1".to_owned(),
+            istiod_name: "istiod.istio-system.svc".to_owned(),
+            token: PathBuf::from("/nowhere/token"),
+            roots: PathBuf::from("/nowhere/root.pem"),
+            proxy_config: Value::Null,
+            config_path: PathBuf::from("/nowhere"),
+            node_metadata: BTreeMap::new(),
+            drain: DrainOptions::default(),
+            workers: 1,
+            certificate_seconds: 0,
         }
     }
 }

@@ -84,6 +84,7 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
         uri: telemetry.local().principal.to_string(),
         seconds: options.certificate_seconds,
         progress: progress.clone(),
+        issued: None,
     };
     tokio::spawn(identity.keep());
     let mut follower = Follower {
@@ -98,7 +99,7 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
     let follow = client.run(&mut follower);
     tracing::info!(node = %options.node_id(), istiod = %options.discovery, "sidecar starts");
     let life = async {
-        told_to_end(&health).await;
+        told_to_end(&health.quit).await;
         telemetry.gauge("server.state").set(1);
         let announced = health.announced.load(Relaxed);
         tracing::info!(announced, open = proxy.open_connections(), "told to end");
@@ -115,16 +116,16 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
 }
 
 /// SIGTERM, SIGINT or `/quitquitquit`.
-async fn told_to_end(health: &Health) {
+pub(crate) async fn told_to_end(quit: &Notify) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
-        health.quit.notified().await;
+        quit.notified().await;
         return;
     };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = health.quit.notified() => {}
+        () = quit.notified() => {}
     }
 }
 

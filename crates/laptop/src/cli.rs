@@ -81,6 +81,10 @@ pub struct UpArgs {
     /// Environment of sidecars (`NAME=VALUE`, may be repeated).
     #[arg(long)]
     sidecar_env: Vec<String>,
+    /// Run this stock Envoy as every pod's proxy instead of the one built in; the annotation `meltemi.dev/envoy` chooses
+    /// for one pod.
+    #[arg(long, value_name = "PATH")]
+    envoy: Option<PathBuf>,
     #[command(flatten)]
     mesh: MeshArg,
 }
@@ -195,6 +199,8 @@ pub struct NodeArgs {
     istiod_env: Vec<String>,
     #[arg(long)]
     sidecar_env: Vec<String>,
+    #[arg(long)]
+    envoy: Option<PathBuf>,
     sources: Vec<PathBuf>,
 }
 
@@ -230,6 +236,7 @@ fn up(args: &UpArgs) -> Result<ExitCode, String> {
         cert_seconds: args.cert_seconds,
         istiod_env: args.istiod_env.clone(),
         sidecar_env: args.sidecar_env.clone(),
+        envoy: args.envoy.clone(),
     };
     let mut child = launch::start(&state, &up).map_err(|e| e.to_string())?;
     let ready = launch::wait_ready(&state, Some(&mut child), args.wait);
@@ -393,6 +400,7 @@ fn node(args: NodeArgs, identity: MakeIdentity) -> Result<ExitCode, String> {
         cert_seconds: args.cert_seconds,
         istiod_env: args.istiod_env.iter().map(|p| pair(p)).collect::<Result<_, _>>()?,
         sidecar_env: args.sidecar_env.iter().map(|p| pair(p)).collect::<Result<_, _>>()?,
+        envoy: args.envoy,
         plain: args.plain,
     };
     node::run(state, options, identity).map(|()| ExitCode::SUCCESS).map_err(|e| e.to_string())

@@ -27,6 +27,8 @@ const SHOP: [(&str, &str); 8] = [
 ];
 /// Of the seed's objects, which name none.
 const NAMESPACE: &str = "production";
+/// Looks whose reports may still tell of the time before the mesh was ready, when callers find nobody to call.
+const SETTLE: u64 = 1;
 /// Containers whose name starts so are callers; the rest of the name is whom they call.
 const CALLER: &str = "to-";
 
@@ -104,8 +106,8 @@ fn in_folder(args: &DemoArgs, base: &Path) -> Result<ExitCode, String> {
 fn watch(mesh: &Mesh, seconds: Option<u64>) -> Result<Vec<Call>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        let mut totals: BTreeMap<_, Call> = BTreeMap::new();
-        let began = Instant::now();
+        let (mut totals, mut before) = (BTreeMap::<_, Call>::new(), BTreeMap::new());
+        let mut began = Instant::now();
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         let mut seen = Seen::default();
         for second in 0.. {
@@ -114,9 +116,14 @@ fn watch(mesh: &Mesh, seconds: Option<u64>) -> Result<Vec<Call>, String> {
                 _ = tokio::signal::ctrl_c() => break,
             }
             let status = mesh.status().map_err(|e| e.to_string())?;
+            if second <= SETTLE {
+                seen.look(mesh, &status, &mut before);
+                began = Instant::now();
+                continue;
+            }
             let now = seen.look(mesh, &status, &mut totals);
-            draw(second, &now);
-            if seconds.is_some_and(|limit| second >= limit) {
+            draw(second - SETTLE, &now);
+            if seconds.is_some_and(|limit| second - SETTLE >= limit) {
                 break;
             }
         }

@@ -37,6 +37,8 @@ pub struct Up {
     pub istiod_env: Vec<String>,
     /// `NAME=VALUE` for sidecars.
     pub sidecar_env: Vec<String>,
+    /// A stock Envoy to be run as every pod's proxy.
+    pub envoy: Option<PathBuf>,
 }
 
 /// Why a mesh cannot be brought up or down.
@@ -91,6 +93,8 @@ pub fn start(state: &StateDir, up: &Up) -> Result<Child, LaunchError> {
     // Mounts that are made from here on stay here.
     tool("mount", &["--make-rprivate", "/"], "", &Place::default())?;
     unshare(Unshare { pid: true, ..Unshare::default() }).map_err(|e| forbidden("process namespaces", &e))?;
+    let envoy = up.envoy.as_ref().map(|path| path.canonicalize().map_err(|e| LaunchError::Source(path.clone(), e)));
+    let up = &Up { envoy: envoy.transpose()?, ..up.clone() };
     let child = spawn_node(state, up, &sources)?;
     std::fs::write(state.pid_file(), child.id().to_string())
         .map_err(|e| LaunchError::Io("cannot write node.pid", e))?;
@@ -110,6 +114,9 @@ fn spawn_node(state: &StateDir, up: &Up, sources: &[PathBuf]) -> Result<Child, L
     }
     for pair in &up.sidecar_env {
         command.arg("--sidecar-env").arg(pair);
+    }
+    if let Some(path) = &up.envoy {
+        command.arg("--envoy").arg(path);
     }
     command.args(sources).stdin(Stdio::null());
     if up.detach {

@@ -30,6 +30,8 @@ pub struct MeshOptions {
     pub istiod_env: Vec<(String, String)>,
     /// Environment of sidecars.
     pub sidecar_env: Vec<(String, String)>,
+    /// A stock Envoy to be run as every pod's proxy.
+    pub envoy: Option<PathBuf>,
     /// How long it may take to get ready.
     pub patience: Duration,
 }
@@ -47,6 +49,7 @@ impl MeshOptions {
             cert_seconds: None,
             istiod_env: Vec::new(),
             sidecar_env: Vec::new(),
+            envoy: None,
             patience: Duration::from_secs(60),
         }
     }
@@ -104,6 +107,9 @@ impl Mesh {
         }
         for (name, value) in &options.sidecar_env {
             command.arg("--sidecar-env").arg(format!("{name}={value}"));
+        }
+        if let Some(path) = &options.envoy {
+            command.arg("--envoy").arg(path);
         }
         let output = mesh.output(command)?;
         if output.status.success() {

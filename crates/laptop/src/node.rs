@@ -2,7 +2,7 @@
 //! network and mount namespaces. When it ends, however it ends, everything in them ends.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -22,8 +22,11 @@ use crate::paths::StateDir;
 use crate::pod::{self, Birth, Pod};
 use crate::probe::{http_get, inside};
 use crate::run::tool;
-use crate::status::{Request, Response, Status};
-use crate::{control, dns, objects, sandbox, sidecar, status};
+use crate::status::{Request, Response};
+use crate::{control, dns, objects, sandbox, sidecar};
+
+mod house;
+mod view;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -31,10 +34,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const PUBLISH_EVERY: Duration = Duration::from_secs(2);
 /// How often istiod is asked.
 const ASK_ISTIOD_EVERY: Duration = Duration::from_millis(500);
-/// How often logs are looked at for their size.
-const TRIM_EVERY: Duration = Duration::from_secs(10);
-/// A log that is longer is cut.
-const MAX_LOG: u64 = 32 << 20;
 /// Everything ends within this time at `down`.
 const DOWN_GRACE: Duration = Duration::from_secs(2);
 /// Remembered mishaps.
@@ -53,6 +52,8 @@ pub struct NodeOptions {
     pub istiod_env: Vec<(String, String)>,
     /// More environment for sidecars.
     pub sidecar_env: Vec<(String, String)>,
+    /// A stock Envoy to be run as every pod's proxy.
+    pub envoy: Option<PathBuf>,
     /// Run no control plane: pods get no sidecar, whatever their namespace says.
     pub plain: bool,
 }
@@ -87,6 +88,8 @@ pub struct Node {
     script: RefCell<String>,
     /// There is a new script.
     scripted: Notify,
+    /// Numbers of the ready pods that everybody was told of last.
+    published: RefCell<BTreeSet<u64>>,
     ending: Cell<bool>,
 }
 
@@ -103,6 +106,13 @@ struct Inner {
     troubles: VecDeque<String>,
     /// How often each Deployment was asked to replace its pods; part of their hash.
     rolls: BTreeMap<(String, String), u64>,
+}
+
+impl Inner {
+    /// Numbers of the pods that get traffic.
+    fn ready(&self) -> BTreeSet<u64> {
+        self.pods.values().filter(|p| p.ready() && !p.terminating()).map(|p| p.number).collect()
+    }
 }
 
 /// Runs a node until it is told to end.
@@ -191,6 +201,7 @@ impl Node {
             view: RefCell::default(),
             script: RefCell::default(),
             scripted: Notify::new(),
+            published: RefCell::default(),
             ending: Cell::new(false),
         })
     }
@@ -337,9 +348,10 @@ impl Node {
 
     /// Tells istiod, cluster DNS and the kernel how things stand.
     fn publish(self: &Rc<Self>) {
-        let script = {
+        let (script, ready) = {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
+            let ready = inner.ready();
             let pods: Vec<Backend<'_>> = inner
                 .pods
                 .values()
@@ -362,8 +374,9 @@ impl Node {
                 eprintln!("cannot write objects for istiod: {error}");
             }
             *self.names.borrow_mut() = dns_table(&served, ISTIOD);
-            nft_script(&served)
+            (nft_script(&served), ready)
         };
+        self.published.replace(ready);
         self.script.replace(script);
         self.scripted.notify_one();
     }
@@ -421,49 +434,6 @@ impl Node {
                 eprintln!("refused: {problem}");
             }
             tokio::time::sleep(ASK_ISTIOD_EVERY).await;
-        }
-    }
-
-    /// The files' problems: istiod's view of them and our own, each place once.
-    fn problems(&self) -> Vec<Problem> {
-        let mut all = self.view.borrow().problems.clone();
-        for problem in &self.inner.borrow().problems {
-            if !all.iter().any(|p| p.file == problem.file && p.line == problem.line) {
-                all.push(problem.clone());
-            }
-        }
-        all.sort();
-        all
-    }
-
-    /// Keeps logs short and tokens fresh.
-    async fn keep_house(self: Rc<Self>) {
-        let mut renewed = Instant::now();
-        loop {
-            tokio::time::sleep(TRIM_EVERY).await;
-            trim(&self.state.path().join("logs"), 0);
-            trim(&self.state.istiod_log(), 0);
-            if renewed.elapsed() > self.identity.renew_every() {
-                renewed = Instant::now();
-                self.renew_tokens();
-            }
-            if let Err(error) = self.inner.borrow().service_addresses.save(&self.state.vips()) {
-                eprintln!("cannot remember cluster IPs: {error}");
-            }
-        }
-    }
-
-    fn renew_tokens(&self) {
-        let pods: Vec<_> = self.inner.borrow().pods.values().cloned().collect();
-        for pod in pods {
-            let folder = self.state.pod(&pod.namespace, &pod.name);
-            let renewed = self
-                .identity
-                .credentials(&pod.namespace, &pod.template.service_account)
-                .and_then(|(token, _)| sandbox::write_token(&folder, &token).map_err(|e| e.to_string()));
-            if let Err(reason) = renewed {
-                self.trouble(format!("cannot renew the token of {}/{}: {reason}", pod.namespace, pod.name));
-            }
         }
     }
 
@@ -556,34 +526,6 @@ impl Node {
             Err(reason) => Response { error: Some(reason), ..Response::default() },
         }
     }
-
-    fn status(&self) -> Status {
-        let problems = self.problems();
-        let (inner, view) = (self.inner.borrow(), self.view.borrow());
-        let mut pods: Vec<_> = inner.pods.values().map(|p| p.status()).collect();
-        for pod in &mut pods {
-            pod.sync = view.sync.get(&format!("{}.{}", pod.name, pod.namespace)).cloned();
-        }
-        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        let complete = inner.desired.workloads.iter().all(|((namespace, name), workload)| {
-            let mine = inner.pods.values().filter(|p| p.namespace == *namespace && p.workload == *name);
-            mine.filter(|p| p.hash == workload.hash && (p.ready() || p.finished().is_some())).count()
-                == workload.replicas
-        });
-        let done = |p: &status::Pod| matches!(p.phase.as_str(), "Succeeded" | "Failed");
-        let settled = pods.iter().all(|p| done(p) || p.ready && (!p.injected || p.sync.as_deref() == Some("SYNCED")));
-        let mut troubles: Vec<_> = inner.troubles.iter().cloned().collect();
-        if let Some(end) = self.istiod.last_end() {
-            troubles.push(format!("istiod does not run ({end}); see `meltemi logs istiod`"));
-        }
-        Status {
-            ready: complete && settled && (self.options.plain || view.ready),
-            istiod: self.istiod.status(view.ready),
-            pods,
-            problems,
-            troubles,
-        }
-    }
 }
 
 /// The objects that a cluster's own parts would write.
@@ -616,18 +558,4 @@ fn overlay<'a>(
         all.insert(format!("pod-{}-{}", pod.namespace, pod.name), objects::pod(&view));
     }
     all
-}
-
-/// Cuts logs that have grown too long; their writers append, so they go on at the new end.
-fn trim(path: &std::path::Path, depth: u8) {
-    let Ok(meta) = std::fs::metadata(path) else { return };
-    if meta.is_dir() && depth < 4 {
-        let Ok(entries) = std::fs::read_dir(path) else { return };
-        for entry in entries.flatten() {
-            trim(&entry.path(), depth + 1);
-        }
-    } else if meta.is_file() && meta.len() > MAX_LOG {
-        // A log that cannot be cut is tried again soon.
-        let _ = std::fs::OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(0));
-    }
 }

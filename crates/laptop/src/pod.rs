@@ -349,7 +349,7 @@ fn start_sidecar(pod: &Rc<Pod>, node: &Rc<Node>, sandbox: &Sandbox) -> Process {
     let launch = Launch {
         program: node.exe.clone(),
         called: Some("pilot-agent".to_owned()),
-        args: sidecar::arguments(&about),
+        args: sidecar::arguments(&about, node.options.envoy.as_deref()),
         env,
         place: sandbox.place(Some(SIDECAR_ID), Some(SIDECAR_ID)),
         folder: Some(PathBuf::from("/")),

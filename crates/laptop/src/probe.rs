@@ -106,8 +106,11 @@ pub fn http(method: &str, target: SocketAddr, path: &str, timeout: Duration) -> 
     let mut stream = TcpStream::connect_timeout(&target, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    // HTTP/1.0: the body ends with the connection, so there is nothing to decode.
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {target}\r\nUser-Agent: meltemi-probe\r\n\r\n")?;
+    // A stock Envoy's admin pages refuse HTTP/1.0, under which there would be nothing to decode.
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: meltemi-probe\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
     let not_http = || io::Error::new(io::ErrorKind::InvalidData, format!("{target} did not answer in HTTP"));
@@ -115,5 +118,38 @@ pub fn http(method: &str, target: SocketAddr, path: &str, timeout: Duration) -> 
     let head = String::from_utf8_lossy(answer.get(..end).unwrap_or_default()).into_owned();
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(not_http)?;
     answer.drain(..end + 4);
-    Ok((status, answer))
+    let chunked = head.lines().any(|line| {
+        let (name, value) = line.split_once(':').unwrap_or_default();
+        name.eq_ignore_ascii_case("transfer-encoding") && value.trim().eq_ignore_ascii_case("chunked")
+    });
+    Ok((status, if chunked { unchunked(&answer).ok_or_else(not_http)? } else { answer }))
+}
+
+/// The content of a chunked body (RFC 9112, section 7.1); `None` when it is cut off or malformed.
+fn unchunked(mut body: &[u8]) -> Option<Vec<u8>> {
+    let mut content = Vec::with_capacity(body.len());
+    loop {
+        let line = body.windows(2).position(|w| w == b"\r\n")?;
+        let size = std::str::from_utf8(body.get(..line)?).ok()?;
+        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+        body = body.get(line + 2..)?;
+        if size == 0 {
+            return Some(content);
+        }
+        content.extend_from_slice(body.get(..size)?);
+        body = body.get(size..)?.strip_prefix(b"\r\n")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_put_together() {
+        let whole = unchunked(b"4\r\nWiki\r\n5;x=1\r\npedia\r\n0\r\n\r\n");
+        assert_eq!(whole.as_deref(), Some(b"Wikipedia".as_slice()));
+        assert_eq!(unchunked(b"4\r\nWi"), None);
+        assert_eq!(unchunked(b"ffffffffffffffff\r\nWi"), None);
+    }
 }

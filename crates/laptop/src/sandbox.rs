@@ -15,6 +15,7 @@ use net::netns::{Place, Unshare, pin, unshare};
 use crate::address::{DNS, GATEWAY, ISTIOD, POD_PREFIX};
 use crate::paths::write_atomic;
 use crate::run::{ToolError, tool};
+use crate::sidecar::CONFIG_FOLDER;
 
 /// The bridge in the node's network namespace.
 const BRIDGE: &str = "meltemi0";
@@ -171,6 +172,9 @@ fn enter_new(folder: &Path) -> Result<Sandbox, SandboxError> {
     unshare(Unshare { net: true, mount: true, ..Unshare::default() })?;
     tool("mount", &["-t", "tmpfs", "-o", "mode=755,size=16m", "tmpfs", "/run"], "", &Place::default())?;
     std::fs::create_dir_all("/run/secrets")?;
+    std::fs::create_dir_all(CONFIG_FOLDER)?;
+    // Written by the sidecar, which is not root.
+    std::fs::set_permissions(CONFIG_FOLDER, std::fs::Permissions::from_mode(0o777))?;
     show(&folder.join("resolv.conf"), Path::new("/etc/resolv.conf"))?;
     show(&folder.join("hosts"), Path::new("/etc/hosts"))?;
     // A folder, not files: a renewed token comes by rename, and a bind-mounted file would stay the old one.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use istio_api::mesh::ProxySettings;
 use serde_json::{Value, json};
@@ -14,6 +15,8 @@ pub const SIDECAR_ID: u32 = 1337;
 pub const CONTAINER: &str = "istio-proxy";
 /// Names a stock Envoy to be run as the pod's proxy in place of our own.
 const ENVOY_ANNOTATION: &str = "meltemi.dev/envoy";
+/// Where a stock Envoy's files and sockets are kept inside the pod; made with the pod.
+pub const CONFIG_FOLDER: &str = "/run/istio/proxy";
 /// Where the sidecar finds istiod.
 const DISCOVERY: &str = "istiod.istio-system.svc:15012";
 
@@ -51,12 +54,13 @@ pub struct About<'a> {
     pub trust_domain: &'a str,
 }
 
-/// Arguments of `pilot-agent`.
-pub fn arguments(about: &About<'_>) -> Vec<String> {
+/// Arguments of `pilot-agent`; `envoy` is the mesh's choice of a proxy, which the pod's own goes before.
+pub fn arguments(about: &About<'_>, envoy: Option<&Path>) -> Vec<String> {
     let domain = format!("{}.svc.cluster.local", about.namespace);
     let mut args = vec!["proxy".to_owned(), "sidecar".to_owned(), "--domain".to_owned(), domain];
-    if let Some(path) = about.template.annotations.get(ENVOY_ANNOTATION) {
-        args.extend(["--envoy".to_owned(), path.clone()]);
+    let chosen = about.template.annotations.get(ENVOY_ANNOTATION).cloned();
+    if let Some(path) = chosen.or_else(|| Some(envoy?.to_string_lossy().into_owned())) {
+        args.extend(["--envoy".to_owned(), path]);
     }
     args
 }
@@ -99,6 +103,12 @@ pub fn environment(about: &About<'_>) -> BTreeMap<String, String> {
         ("HOME", "/".to_owned()),
     ];
     let mut env: BTreeMap<_, _> = pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let annotation = |name: &str| about.template.annotations.get(&format!("prometheus.io/{name}")).cloned();
+    if let Some(scrape) = annotation("scrape") {
+        let [path, port] = ["path", "port"].map(|name| annotation(name).unwrap_or_default());
+        let scraped = json!({"scrape": scrape, "path": path, "port": port});
+        env.insert("ISTIO_PROMETHEUS_ANNOTATIONS".to_owned(), scraped.to_string());
+    }
     env.extend(about.settings.proxy_metadata.clone());
     // A person who debugs sets these for the whole mesh.
     for name in ["RUST_LOG", "RUST_BACKTRACE"] {
@@ -111,7 +121,9 @@ pub fn environment(about: &About<'_>) -> BTreeMap<String, String> {
 
 /// The proxy's settings, as the injector writes them.
 fn proxy_config(settings: &ProxySettings) -> String {
-    let mut config = json!({"discoveryAddress": DISCOVERY, "terminationDrainDuration": "5s"});
+    let mut config = json!({
+        "discoveryAddress": DISCOVERY, "terminationDrainDuration": "5s", "configPath": CONFIG_FOLDER
+    });
     if let (Ok(Value::Object(over)), Value::Object(config)) = (serde_json::to_value(settings), &mut config) {
         config.extend(over);
     }

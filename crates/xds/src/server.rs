@@ -288,6 +288,7 @@ impl<G: Generator> Session<G> {
         }
         let resources = self.resources(kind)?;
         let difference = self.subscriptions.get_mut(kind)?.difference(resources);
+        self.warm_endpoints(kind, &difference.changed);
         if !asked && difference.changed.is_empty() && difference.removed.is_empty() {
             return None;
         }
@@ -354,6 +355,7 @@ impl<G: Generator> Session<G> {
         }
         let resources = self.resources(kind)?;
         let difference = self.subscriptions.get_mut(kind)?.difference(resources.clone());
+        self.warm_endpoints(kind, &difference.changed);
         if !asked && difference.changed.is_empty() && difference.removed.is_empty() {
             return None;
         }
@@ -369,6 +371,16 @@ impl<G: Generator> Session<G> {
             control_plane: self.control_plane(),
             ..DiscoveryResponse::default()
         })
+    }
+
+    /// A changed cluster warms in Envoy until endpoints come, and Envoy does not ask for those it already follows: they
+    /// are sent again with the next answer of their type, which follows the clusters'.
+    fn warm_endpoints(&mut self, kind: &str, changed: &[Resource]) {
+        if kind == types::CLUSTER
+            && let Some(endpoints) = self.subscriptions.get_mut(types::ENDPOINT)
+        {
+            changed.iter().for_each(|cluster| endpoints.forget(&cluster.name));
+        }
     }
 
     /// Subscribed types in the order of pushes.

@@ -114,6 +114,11 @@ impl Subscription {
         Difference { changed, removed }
     }
 
+    /// A resource has to be sent again, though it has not changed.
+    pub(crate) fn forget(&mut self, name: &str) {
+        self.sent.remove(name);
+    }
+
     /// Notes that an answer went out.
     pub(crate) fn sent(&mut self, nonce: String) {
         self.status.sent = nonce;
@@ -161,6 +166,16 @@ mod tests {
         );
         let difference = all.difference(vec![resource("a", "1"), resource("b", "1")]);
         assert_eq!(names(&difference), (vec!["b"], &["old".to_owned()][..]));
+    }
+
+    #[test]
+    fn what_is_forgotten_goes_out_again() {
+        let mut some = Subscription::open(false, HashMap::new());
+        some.change(vec!["a".to_owned(), "b".to_owned()], &[]);
+        some.difference(vec![resource("a", "1"), resource("b", "1")]);
+        some.forget("a");
+        some.forget("never asked for");
+        assert_eq!(names(&some.difference(vec![resource("a", "1"), resource("b", "1")])), (vec!["a"], &[][..]));
     }
 
     #[test]

@@ -3,12 +3,17 @@
 //! Needs root (or a user namespace with a range of ids) and `ip`, `nft`, `iptables-restore`; run by `scripts/test` with
 //! `--ignored`, one at a time.
 
+mod attacks;
+mod command_line;
 mod commands;
 mod edits;
 mod life;
+mod lifecycle;
+mod resilience;
 mod rolling;
 mod routing;
 mod security;
 mod shop;
+mod stock_envoy;
 mod survival;
 mod tokens;

@@ -49,6 +49,7 @@ fn ejection(shop: &Shop) {
         let done = shop.app("production", pod, &["get", &url, "-X", "POST"]);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     };
+    let began = std::time::Instant::now();
     break_it(&victims[0], 500);
     shop.load(&["-H", "x-canary-user: true", "-n", "40", "-c", "1"]);
     let after = shop.load(&["-H", "x-canary-user: true", "-n", "100", "-c", "4"]);
@@ -62,11 +63,32 @@ fn ejection(shop: &Shop) {
     for victim in &victims {
         break_it(victim, 0);
     }
-    // Back after the base ejection time.
-    shop.until("the ejected pod to come back", || {
+    // Requests go on all the time: none reaches the pod while its sidecar's peers call it ejected, and it comes back.
+    let caller = shop.pods("order-service").remove(0);
+    let address = shop.mesh.pod("production", &victims[0]).unwrap().ip.unwrap();
+    let line = format!("outbound|8080|v2|payment-api.production.svc.cluster.local::{address}:8080::health_flags::");
+    let ejected = || {
+        let page = shop.page(&caller, 15000, "/clusters");
+        let flags = page.lines().find_map(|l| l.strip_prefix(&line).map(str::to_owned));
+        flags.is_some_and(|flags| flags.contains("failed_outlier_check"))
+    };
+    assert!(ejected(), "{}", shop.page(&caller, 15000, "/clusters"));
+    let mut quiet = 0;
+    loop {
         let now = shop.load(&["-H", "x-canary-user: true", "-n", "20", "-c", "1"]);
-        count(&now, &format!("/pods/{}", victims[0])) > 0
-    });
+        let share = count(&now, &format!("/pods/{}", victims[0]));
+        if ejected() {
+            assert_eq!(share, 0, "{now}");
+            quiet += count(&now, "/ok");
+        } else if share > 0 {
+            break;
+        }
+        assert!(began.elapsed() < 2 * crate::shop::PATIENCE, "the ejected pod does not come back");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(quiet > 100, "only {quiet} requests were seen to go elsewhere");
+    // A lower bound, which a slow machine only makes truer: it was out for the base ejection time at least.
+    assert!(began.elapsed().as_secs() >= 30, "back after {:?}", began.elapsed());
 }
 
 /// A protocol in which the server speaks first does not hang on a port whose protocol is not declared.

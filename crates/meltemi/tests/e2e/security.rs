@@ -44,6 +44,56 @@ fn strict_and_permissive_and_policies_decide_who_talks() {
     shop.until("the legacy call to be refused again", || !legacy().status.success());
 }
 
+/// Denies by path for HTTP, by caller for TCP.
+const DENY: &str = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: production}
+spec:
+  selector: {matchLabels: {app: payment-api}}
+  action: DENY
+  rules:
+  - to: [{operation: {paths: [/never]}}]
+  - to: [{operation: {paths: [/admin*]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-greeting, namespace: production}
+spec:
+  selector: {matchLabels: {app: greeter}}
+  action: DENY
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/production/sa/order-service-sa]}}]
+";
+
+#[test]
+#[ignore = "needs root and network namespaces; scripts/test runs it"]
+fn the_log_names_the_policy_that_denied() {
+    let shop = Shop::with(|_| vec![("deny.yaml".to_owned(), DENY.to_owned())], |_| {});
+    let ask = |path: &str, id: &str| {
+        let (url, id) = (format!("http://payment-api:8080{path}"), format!("x-request-id: {id}"));
+        shop.app("production", "deploy/order-service", &["get", &url, "-H", &id])
+    };
+    assert!(ask("/pay", "allowed").status.success());
+    assert!(!ask("/admin/keys", "denied").status.success());
+    let entry = shop.entry("order-service", "denied");
+    assert_eq!(entry["response_code"], 403, "{entry}");
+    let details = || -> Vec<_> {
+        let both = ["payment-api-v1", "payment-api-v2"].iter().flat_map(|pods| shop.entries(pods, "denied"));
+        both.map(|entry| entry["response_code_details"].clone()).collect()
+    };
+    shop.until("the server's log", || !details().is_empty());
+    assert_eq!(details(), ["rbac_access_denied_matched_policy[ns[production]-policy[no-admin]-rule[1]]"]);
+
+    let greeted = shop.app("production", "deploy/order-service", &["tcp", "greeter:7000", "--want", "7"]);
+    assert!(!greeted.status.success() && greeted.stdout.is_empty(), "{greeted:?}");
+    shop.until("the name of the policy that cut the connection", || {
+        let named = "rbac_access_denied_matched_policy[ns[production]-policy[no-greeting]-rule[0]]";
+        let log = shop.proxy_logs("greeter");
+        let entries = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        entries.into_iter().any(|entry| entry["connection_termination_details"] == named)
+    });
+}
+
 #[test]
 #[ignore = "needs root and network namespaces; scripts/test runs it"]
 fn claims_of_a_client_are_not_believed() {

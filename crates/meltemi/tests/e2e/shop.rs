@@ -16,6 +16,17 @@ pub struct Shop {
     folder: tempfile::TempDir,
 }
 
+/// The stock Envoy that `scripts/install-tools` fetches.
+pub fn envoy() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/envoy");
+    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}; scripts/install-tools fetches it", path.display()))
+}
+
+/// Whether every pod's sidecar is to be a stock Envoy: the same tests, the other data plane.
+fn all_envoy() -> bool {
+    std::env::var("MELTEMI_E2E_SIDECAR").is_ok_and(|kind| kind == "envoy")
+}
+
 /// The binary under test: `$MELTEMI_BINARY` (a faster build of the same), else the one built with the tests.
 pub fn binary() -> PathBuf {
     std::env::var_os("MELTEMI_BINARY").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_meltemi")), PathBuf::from)
@@ -29,8 +40,16 @@ fn example(name: &str) -> String {
 impl Shop {
     /// Brings the shop up; `change` may alter the options.
     pub fn up(change: impl FnOnce(&mut MeshOptions)) -> Self {
+        Self::with(|_| Vec::new(), change)
+    }
+
+    /// As [`Shop::up`] with more files, made when the folder is there.
+    pub fn with(more: impl FnOnce(&Path) -> Vec<(String, String)>, change: impl FnOnce(&mut MeshOptions)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        for (name, text) in more(folder.path()) {
+            write(&name, &text);
+        }
         write("pods.yaml", &pods());
         for name in ["payment-api.yaml", "peer-authentication.yaml", "authorization.yaml"] {
             write(name, &example(name));
@@ -39,6 +58,7 @@ impl Shop {
         let mut options = MeshOptions::new(binary(), sources, folder.path().join(".state"));
         options.namespace = "production".to_owned();
         options.patience = PATIENCE;
+        options.envoy = all_envoy().then(envoy);
         change(&mut options);
         let mesh = Mesh::up(options).unwrap_or_else(|e| panic!("{e}"));
         Self { mesh, folder }
@@ -49,6 +69,11 @@ impl Shop {
         let part = self.folder.path().join(format!(".{name}.part"));
         std::fs::write(&part, text).unwrap();
         std::fs::rename(part, self.folder.path().join(name)).unwrap();
+    }
+
+    /// The pods and services.
+    pub fn pods_yaml() -> String {
+        pods()
     }
 
     /// The seed's VirtualService and DestinationRule.
@@ -96,6 +121,26 @@ impl Shop {
     }
 }
 
+impl Shop {
+    /// What the sidecars of a Deployment have logged of one request, by its id.
+    pub fn entries(&self, workload: &str, id: &str) -> Vec<Value> {
+        let log = self.proxy_logs(workload);
+        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        entries.filter(|entry| entry["request_id"] == id).collect()
+    }
+
+    /// The one entry of a request in the caller's log, once it is there.
+    pub fn entry(&self, workload: &str, id: &str) -> Value {
+        self.until(&format!("the log of {id}"), || !self.entries(workload, id).is_empty());
+        self.entries(workload, id).remove(0)
+    }
+
+    /// A page of a pod's own ports.
+    pub fn page(&self, pod: &str, port: u16, path: &str) -> String {
+        self.mesh.get("production", pod, port, path).unwrap_or_else(|e| panic!("{pod}:{port}{path}: {e}"))
+    }
+}
+
 /// The report of a load.
 pub fn report(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
@@ -107,7 +152,7 @@ pub fn count(report: &Value, pointer: &str) -> u64 {
     report.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
 }
 
-fn deployment(
+pub fn deployment(
     namespace: &str,
     name: &str,
     replicas: u32,
@@ -116,16 +161,21 @@ fn deployment(
     version: &str,
     args: &str,
 ) -> String {
+    // Nobody is sent to a pod that does not listen yet.
+    let probe = match args.contains("--http, \"8080\"") {
+        true => "        readinessProbe: {httpGet: {path: /healthz, port: 8080}}\n",
+        false => "",
+    };
     format!(
         "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  replicas: {replicas}\n  \
          selector: {{matchLabels: {{app: {app}, version: {version}}}}}\n  template:\n    metadata: {{labels: {{app: {app}, version: {version}}}}}\n    \
          spec:\n      serviceAccountName: {account}\n      containers:\n      - name: app\n        image: app\n        \
          command: [meltemi, app, --name, {app}, --version, {version}, {args}]\n        \
-         env: [{{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]\n"
+         env: [{{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]\n{probe}"
     )
 }
 
-fn service(name: &str, port: u16, port_name: &str) -> String {
+pub fn service(name: &str, port: u16, port_name: &str) -> String {
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: production}}\nspec:\n  \
          selector: {{app: {name}}}\n  ports: [{{name: {port_name}, port: {port}}}]\n"
