@@ -165,9 +165,11 @@ pub(crate) async fn send(
             Ended::Error(SendError { request, .. }) => request.take().map(|r| *r),
             _ => None,
         };
-        // The connection broke before a byte of an answer came, be it that the peer closed a kept one just as we wrote or
-        // that it died: an idempotent request may go out once more (RFC 9110, 9.2.2), to another host where there is one.
-        if let Ended::Error(SendError { cause: Cause::Reset(_), .. }) = &ended
+        // The connection broke before a byte of an answer came: an idempotent request may go out once more (RFC 9110,
+        // 9.2.2), to another host where there is one. A kept connection that the peer closed just as we wrote says nothing
+        // of the request; where a new one broke, the peer has failed it, and a route without retries wants to see that.
+        if let Ended::Error(SendError { cause: Cause::Reset(_), reused, .. }) = &ended
+            && (*reused || retries > 0)
             && std::mem::take(&mut second_chance)
             && let Some(request) = again.request()
         {

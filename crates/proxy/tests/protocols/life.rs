@@ -107,7 +107,10 @@ async fn while_draining_the_application_is_dialled_afresh() {
 #[tokio::test]
 async fn a_connection_that_breaks_costs_an_idempotent_request_nothing_and_another_is_never_sent_twice() {
     let upstream = Upstream::bind().await;
-    let Running { proxy: _alive, address } = Config::http(upstream.address).start();
+    let mut config = Config::http(upstream.address);
+    // Istio's default; it names no resets.
+    config.route()["route"]["retry_policy"] = json!({"retry_on": "connect-failure,refused-stream", "num_retries": 2});
+    let Running { proxy: _alive, address } = config.start();
     let mut client = Wire::connect(address).await;
     client.send(GET).await;
     upstream.accept().await.head().await;
@@ -121,6 +124,18 @@ async fn a_connection_that_breaks_costs_an_idempotent_request_nothing_and_anothe
     let (head, _) = client.message().await;
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
     assert!(upstream.accepted().is_none(), "a POST that may have been seen was sent again");
+}
+
+#[tokio::test]
+async fn a_route_without_retries_shows_that_a_new_connection_broke() {
+    let upstream = Upstream::bind().await;
+    let Running { proxy: _alive, address } = Config::http(upstream.address).start();
+    let mut client = Wire::connect(address).await;
+    client.send(GET).await;
+    upstream.accept().await.head().await;
+    let (head, _) = client.message().await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert!(upstream.accepted().is_none(), "sent again although nobody asked for retries");
 }
 
 #[tokio::test]
