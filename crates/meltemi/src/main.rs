@@ -39,10 +39,12 @@ fn main() -> ExitCode {
     match part.as_str() {
         "istiod" => {
             log("info");
+            give_pages_back();
             istiod::cli(arguments)
         }
         "pilot-agent" => {
             log(&agent::log_filter(&arguments));
+            give_pages_back();
             agent::cli(arguments)
         }
         "istioctl" => {
@@ -61,6 +63,14 @@ fn main() -> ExitCode {
                 }
             }
         }
+    }
+}
+
+/// Lets the allocator return freed pages while nothing is allocated. It does so by a thread, which only those parts may
+/// have that make no namespaces: the kernel moves no process with two threads into a new user namespace.
+fn give_pages_back() {
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::warn!(%error, "freed memory goes back to the system only when more is allocated");
     }
 }
 

@@ -27,17 +27,18 @@ fn strict_and_permissive_and_policies_decide_who_talks() {
     shop.until("the legacy call to be let in", || legacy().status.success());
     assert_eq!(count(&shop.load(&["-n", "20"]), "/ok"), 20);
     let pods = shop.pods("payment-api-v1");
-    let metrics: String =
-        pods.iter().map(|p| shop.mesh.get("production", p, 15090, "/stats/prometheus").unwrap()).collect();
     let of = |policy: &str, principal: &str| {
+        let metrics: String =
+            pods.iter().map(|p| shop.mesh.get("production", p, 15090, "/stats/prometheus").unwrap()).collect();
         metrics.lines().any(|l| {
             l.starts_with("istio_requests_total")
                 && l.contains(policy)
                 && l.contains(&format!("source_principal=\"{principal}\""))
         })
     };
-    assert!(of("mutual_tls", "spiffe://cluster.local/ns/production/sa/order-service-sa"), "{metrics}");
-    assert!(of("connection_security_policy=\"none\"", "unknown"), "{metrics}");
+    assert!(of("mutual_tls", "spiffe://cluster.local/ns/production/sa/order-service-sa"));
+    // The kernel spreads plain calls over all pods; some reach one of these.
+    shop.until("a plain call in the metrics", || legacy().status.success() && of("policy=\"none\"", "unknown"));
 
     // And back: a connection that was let in under the old policy is not served on.
     shop.write("peer-authentication.yaml", &Shop::strict());

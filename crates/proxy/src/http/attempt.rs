@@ -165,11 +165,14 @@ pub(crate) async fn send(
             Ended::Error(SendError { request, .. }) => request.take().map(|r| *r),
             _ => None,
         };
+        let applies = end.is_some_and(|end| attempts.policy.is_some_and(|p| p.applies(end, idempotent)));
         // The connection broke before a byte of an answer came: an idempotent request may go out once more (RFC 9110,
         // 9.2.2), to another host where there is one. A kept connection that the peer closed just as we wrote says nothing
-        // of the request; where a new one broke, the peer has failed it, and a route without retries wants to see that.
+        // of the request. Where a new one broke the peer has failed it: the route's policy decides when it speaks of that, a
+        // route without retries wants to see it, and our own application has no other host.
+        let elsewhere = !applies && retries > 0 && !attempts.connection.inbound;
         if let Ended::Error(SendError { cause: Cause::Reset(_), reused, .. }) = &ended
-            && (*reused || retries > 0)
+            && (*reused || elsewhere)
             && std::mem::take(&mut second_chance)
             && let Some(request) = again.request()
         {
@@ -177,7 +180,6 @@ pub(crate) async fn send(
             next = request;
             continue;
         }
-        let applies = end.is_some_and(|end| attempts.policy.is_some_and(|p| p.applies(end, idempotent)));
         if !applies {
             return finish(ended);
         }
