@@ -125,7 +125,7 @@ impl AgentOptions {
         let mut metadata = json!({
             "NAME": self.pod, "NAMESPACE": self.namespace, "SERVICE_ACCOUNT": self.service_account, "LABELS": labels,
             "WORKLOAD_NAME": self.workload, "CLUSTER_ID": self.cluster, "INSTANCE_IPS": self.ip.to_string(),
-            "INTERCEPTION_MODE": "REDIRECT", "ISTIO_VERSION": env!("CARGO_PKG_VERSION"), "MESH_ID": self.trust_domain,
+            "INTERCEPTION_MODE": "REDIRECT", "ISTIO_VERSION": env!("CARGO_PKG_VERSION"), "MESH_ID": self.node_metadata.get("MESH_ID").unwrap_or(&self.trust_domain),
             "PILOT_SAN": [self.istiod_name], "PROXY_CONFIG": self.proxy_config,
         });
         for (name, value) in &self.node_metadata {

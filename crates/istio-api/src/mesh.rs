@@ -2,10 +2,13 @@
 #![allow(missing_docs, reason = "each field is Istio's of the same name; its reference documents them")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Object;
+use crate::extensions::{ProxyConfig, ProxyImage};
 use crate::networking::TcpKeepalive;
 
 /// The mesh's configuration (ConfigMap `istio` in the root namespace, key `mesh`).
@@ -33,7 +36,51 @@ pub struct MeshConfig {
     pub path_normalization: Option<PathNormalization>,
     pub proxy_listen_port: Option<u16>,
     pub proxy_inbound_listen_port: Option<u16>,
+    /// Whether the sidecar's metrics come with the application's; without a word they do.
+    pub enable_prometheus_merge: Option<bool>,
+    pub extension_providers: Vec<ExtensionProvider>,
+    pub default_providers: Option<DefaultProviders>,
     pub default_config: Option<ProxySettings>,
+}
+
+impl MeshConfig {
+    /// Whether sidecars count requests and connections (`defaultProviders.metrics`): without a word they do, as with the
+    /// values that Istio installs with; an empty list switches it off.
+    pub fn metrics(&self) -> bool {
+        self.default_providers.as_ref().and_then(|p| p.metrics.as_ref()).is_none_or(|names| !names.is_empty())
+    }
+}
+
+/// A party outside the mesh, by the name others refer to it. Exactly one kind is given.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ExtensionProvider {
+    pub name: String,
+    /// Prometheus, which asks for metrics itself: it needs no settings.
+    pub prometheus: Option<NoSettings>,
+}
+
+impl ExtensionProvider {
+    /// The kinds that are given.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        [("prometheus", self.prometheus.is_some())]
+            .into_iter()
+            .filter_map(|(kind, given)| given.then_some(kind))
+            .collect()
+    }
+}
+
+/// `{}`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoSettings {}
+
+/// Who gets what no Telemetry resource says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct DefaultProviders {
+    /// An empty list is none; without a list it is Prometheus.
+    pub metrics: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -62,6 +109,28 @@ pub struct ProxySettings {
     pub termination_drain_duration: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold_application_until_proxy_starts: Option<bool>,
+    #[serde(with = "crate::duration", skip_serializing_if = "Option::is_none")]
+    pub drain_duration: Option<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mesh_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ProxyImage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interception_mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_admin_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_headers: Option<ProxyHeaders>,
+}
+
+/// What the sidecar does to headers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ProxyHeaders {
+    #[serde(rename = "preserveHttp1HeaderCase", skip_serializing_if = "Option::is_none")]
+    pub preserve_http1_header_case: Option<bool>,
 }
 
 impl ProxySettings {
@@ -85,11 +154,45 @@ impl ProxySettings {
 
     /// Lays other settings over these: what they name counts, environment variables one by one.
     pub fn overlay(&mut self, over: Self) {
-        self.concurrency = over.concurrency.or(self.concurrency);
-        self.discovery_address = over.discovery_address.or(self.discovery_address.take());
+        fn set<T>(field: &mut Option<T>, over: Option<T>) {
+            if over.is_some() {
+                *field = over;
+            }
+        }
+        set(&mut self.concurrency, over.concurrency);
+        set(&mut self.discovery_address, over.discovery_address);
         self.proxy_metadata.extend(over.proxy_metadata);
-        self.termination_drain_duration = over.termination_drain_duration.or(self.termination_drain_duration);
-        self.hold_application_until_proxy_starts =
-            over.hold_application_until_proxy_starts.or(self.hold_application_until_proxy_starts);
+        set(&mut self.termination_drain_duration, over.termination_drain_duration);
+        set(&mut self.hold_application_until_proxy_starts, over.hold_application_until_proxy_starts);
+        set(&mut self.drain_duration, over.drain_duration);
+        set(&mut self.mesh_id, over.mesh_id);
+        set(&mut self.image, over.image);
+        set(&mut self.interception_mode, over.interception_mode);
+        set(&mut self.proxy_admin_port, over.proxy_admin_port);
+        set(&mut self.status_port, over.status_port);
+        set(&mut self.proxy_headers, over.proxy_headers);
     }
+}
+
+/// The ProxyConfigs that count for a pod, the widest first: of the root namespace, of the pod's own, and the one that
+/// selects it. On one level the oldest counts.
+pub fn proxy_configs_of<'a>(
+    all: &'a [Arc<Object<ProxyConfig>>],
+    root: &str,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+) -> impl Iterator<Item = &'a ProxyConfig> {
+    let narrow = |o: &Object<ProxyConfig>| o.spec.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
+    let selects = |o: &Object<ProxyConfig>| {
+        o.spec.selector.iter().flat_map(|s| &s.match_labels).all(|(key, value)| labels.get(key) == Some(value))
+    };
+    let oldest = |fits: &dyn Fn(&Object<ProxyConfig>) -> bool| {
+        all.iter().filter(|o| fits(o)).min_by_key(|o| o.metadata.creation_timestamp.clone()).map(|o| &o.spec)
+    };
+    let levels = [
+        oldest(&|o| o.metadata.namespace == root && !narrow(o)),
+        oldest(&|o| o.metadata.namespace == namespace && namespace != root && !narrow(o)),
+        oldest(&|o| o.metadata.namespace == namespace && narrow(o) && selects(o)),
+    ];
+    levels.into_iter().flatten()
 }

@@ -57,6 +57,13 @@ fn types() -> Vec<(String, BTreeSet<String>)> {
         proxy_metadata: [(String::new(), String::new())].into(),
         termination_drain_duration: Some(std::time::Duration::ZERO),
         hold_application_until_proxy_starts: Some(true),
+        drain_duration: Some(std::time::Duration::ZERO),
+        mesh_id: Some(String::new()),
+        image: Some(extensions::ProxyImage::default()),
+        interception_mode: Some(String::new()),
+        proxy_admin_port: Some(1),
+        status_port: Some(1),
+        proxy_headers: Some(mesh::ProxyHeaders::default()),
     };
     vec![
         fields("ServiceEntry", &service_entry::ServiceEntry::default()),
@@ -70,6 +77,8 @@ fn types() -> Vec<(String, BTreeSet<String>)> {
         fields("SidecarOutboundPolicy", &edge::SidecarOutboundPolicy::default()),
         fields("ProxyConfig", &extensions::ProxyConfig::default()),
         fields("MeshConfig", &mesh::MeshConfig::default()),
+        fields("ExtensionProvider", &mesh::ExtensionProvider::default()),
+        fields("DefaultProviders", &mesh::DefaultProviders::default()),
         fields("ProxySettings", &settings),
     ]
 }
@@ -107,7 +116,7 @@ fn sources(folder: &Path, all: &mut String) {
 
 /// An object of the kind whose table it is, with this spec.
 fn object(kind: &str, spec: &str) -> Value {
-    if ["MeshConfig", "ProxySettings"].contains(&kind) {
+    if ["MeshConfig", "ExtensionProvider", "DefaultProviders", "ProxySettings"].contains(&kind) {
         return json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio"}, "data": {"mesh": spec}});
     }
     let kind = match kind {
@@ -147,5 +156,36 @@ fn the_rest_of_the_mesh_configuration_is_refused_by_name() {
     for name in names {
         let said = refusal(&object("MeshConfig", &format!("{{{name}: {{}}}}")));
         assert!(said.contains(&format!("the field \"{name}\" is not built")), "{name}: {said}");
+    }
+}
+
+#[test]
+fn other_providers_are_refused_by_kind() {
+    let page = page();
+    let (_, list) = page.split_once("Every other kind of provider is refused by its name: ").expect("the list");
+    let list = list.split("\n\n").next().unwrap();
+    let kinds: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    assert!(kinds.len() > 10, "{kinds:?}");
+    for kind in kinds {
+        let said = refusal(&object("MeshConfig", &format!("{{extensionProviders: [{{name: x, {kind}: {{}}}}]}}")));
+        assert!(said.contains(&format!("the field \"{kind}\" is not built")), "{kind}: {said}");
+        assert!(said.contains("/extensionProviders/0"), "{kind}: {said}");
+    }
+}
+
+#[test]
+fn what_istio_installs_with_is_taken() {
+    let installed = "{defaultConfig: {discoveryAddress: 'istiod.istio-system.svc:15012', proxyMetadata: {}}, \
+        defaultProviders: {metrics: [prometheus]}, enablePrometheusMerge: true, rootNamespace: istio-system, \
+        trustDomain: cluster.local, extensionProviders: [{name: prometheus, prometheus: {}}]}";
+    assert_eq!(refusal(&object("MeshConfig", installed)), "taken");
+    for (wrong, field) in [
+        ("{extensionProviders: [{name: a}]}", "extensionProviders[0]"),
+        ("{extensionProviders: [{name: a, prometheus: {}}, {name: a, prometheus: {}}]}", "two providers"),
+        ("{defaultProviders: {accessLogging: [envoy]}}", "accessLogging"),
+        ("{defaultConfig: {interceptionMode: NO}}", "interceptionMode"),
+        ("{defaultConfig: {image: {imageType: big}}}", "imageType"),
+    ] {
+        assert!(refusal(&object("MeshConfig", wrong)).contains(field), "{wrong}");
     }
 }

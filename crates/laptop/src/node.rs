@@ -337,7 +337,9 @@ impl Node {
             trouble = Some(format!("pod {}/{name}: {reason}; it starts without", workload.namespace));
             inner.desired.mesh.default_config.clone().unwrap_or_default()
         });
-        let pod = Rc::new(Pod::new(&workload, Birth { number, name, labels, injected, address, settings }));
+        let merge_metrics = inner.desired.mesh.enable_prometheus_merge.unwrap_or(true);
+        let birth = Birth { number, name, labels, injected, address, settings, merge_metrics };
+        let pod = Rc::new(Pod::new(&workload, birth));
         inner.pods.insert(number, pod.clone());
         drop(inner);
         if let Some(reason) = trouble {

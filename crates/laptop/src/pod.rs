@@ -51,6 +51,8 @@ pub struct Pod {
     pub template: Template,
     /// The settings of its proxy.
     pub settings: istio_api::mesh::ProxySettings,
+    /// Whether the mesh wants the application's metrics beside the sidecar's.
+    pub merge_metrics: bool,
     /// Its labels with those that are added.
     pub labels: BTreeMap<String, String>,
     /// Has a sidecar.
@@ -109,6 +111,8 @@ pub struct Birth {
     pub address: Ipv4Addr,
     /// See [`Pod`].
     pub settings: istio_api::mesh::ProxySettings,
+    /// See [`Pod`].
+    pub merge_metrics: bool,
 }
 
 impl Pod {
@@ -126,6 +130,7 @@ impl Pod {
             injected: birth.injected,
             address: birth.address,
             settings: birth.settings,
+            merge_metrics: birth.merge_metrics,
             created: SystemTime::now(),
             applied: RefCell::default(),
             condition: RefCell::default(),
@@ -220,6 +225,7 @@ impl Pod {
             template: &self.template,
             settings: &self.settings,
             trust_domain: node.identity.trust_domain(),
+            merge_metrics: self.merge_metrics,
         }
     }
 

@@ -52,6 +52,8 @@ pub struct About<'a> {
     pub settings: &'a ProxySettings,
     /// The trust domain of the mesh.
     pub trust_domain: &'a str,
+    /// The mesh's `enablePrometheusMerge`.
+    pub merge_metrics: bool,
 }
 
 /// Arguments of `pilot-agent`; `envoy` is the mesh's choice of a proxy, which the pod's own goes before.
@@ -96,7 +98,7 @@ pub fn environment(about: &About<'_>) -> BTreeMap<String, String> {
         ("ISTIO_META_INTERCEPTION_MODE", "REDIRECT".to_owned()),
         ("ISTIO_META_WORKLOAD_NAME", about.workload.to_owned()),
         ("ISTIO_META_OWNER", owner),
-        ("ISTIO_META_MESH_ID", about.trust_domain.to_owned()),
+        ("ISTIO_META_MESH_ID", about.settings.mesh_id.clone().unwrap_or_else(|| about.trust_domain.to_owned())),
         ("ISTIO_METAJSON_LABELS", json!(about.labels).to_string()),
         ("ISTIO_METAJSON_ANNOTATIONS", json!(about.template.annotations).to_string()),
         ("PATH", std::env::var("PATH").unwrap_or_default()),
@@ -104,7 +106,7 @@ pub fn environment(about: &About<'_>) -> BTreeMap<String, String> {
     ];
     let mut env: BTreeMap<_, _> = pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let annotation = |name: &str| about.template.annotations.get(&format!("prometheus.io/{name}")).cloned();
-    if let Some(scrape) = annotation("scrape") {
+    if let Some(scrape) = annotation("scrape").filter(|_| merges(about)) {
         let [path, port] = ["path", "port"].map(|name| annotation(name).unwrap_or_default());
         let scraped = json!({"scrape": scrape, "path": path, "port": port});
         env.insert("ISTIO_PROMETHEUS_ANNOTATIONS".to_owned(), scraped.to_string());
@@ -117,6 +119,12 @@ pub fn environment(about: &About<'_>) -> BTreeMap<String, String> {
         }
     }
     env
+}
+
+/// Whether the application's metrics are shown with the sidecar's: the mesh's word, and the pod's over it.
+fn merges(about: &About<'_>) -> bool {
+    let own = about.template.annotations.get("prometheus.istio.io/merge-metrics");
+    own.and_then(|word| word.parse().ok()).unwrap_or(about.merge_metrics)
 }
 
 /// The proxy's settings, as the injector writes them.
@@ -197,11 +205,53 @@ mod tests {
 
     #[test]
     fn the_settings_reach_the_sidecar_and_the_redirection() {
-        let settings =
-            ProxySettings::parse("concurrency: 3\nproxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}").unwrap();
+        let settings = ProxySettings::parse(
+            "concurrency: 3\nproxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}\ndrainDuration: 7s\n\
+             proxyHeaders: {preserveHttp1HeaderCase: true}\nmeshId: ours",
+        )
+        .unwrap();
         let config = proxy_config(&settings);
         assert!(config.contains("\"concurrency\":3") && config.contains(DISCOVERY), "{config}");
-        let args = redirection(&template(&[], &[]), &settings);
+        assert!(config.contains("\"drainDuration\":\"7s\""), "{config}");
+        assert!(config.contains("\"preserveHttp1HeaderCase\":true"), "{config}");
+        let labels = BTreeMap::new();
+        let template = self::template(&[], &[]);
+        assert_eq!(environment(&about(&template, &labels, &settings, true))["ISTIO_META_MESH_ID"], "ours");
+        let args = redirection(&template, &settings);
         assert_eq!(args.last().unwrap(), "--redirect-dns");
+    }
+
+    fn about<'a>(
+        template: &'a Template,
+        labels: &'a BTreeMap<String, String>,
+        settings: &'a ProxySettings,
+        merge_metrics: bool,
+    ) -> About<'a> {
+        About {
+            pod: "pay-1",
+            namespace: "prod",
+            address: Ipv4Addr::LOCALHOST,
+            workload: "pay",
+            labels,
+            template,
+            settings,
+            trust_domain: "cluster.local",
+            merge_metrics,
+        }
+    }
+
+    #[test]
+    fn the_mesh_switches_merged_metrics_off() {
+        let told = |annotations: &[(&str, &str)], merge: bool| {
+            let (template, settings) = (template(&[], annotations), ProxySettings::default());
+            environment(&about(&template, &BTreeMap::new(), &settings, merge))
+                .contains_key("ISTIO_PROMETHEUS_ANNOTATIONS")
+        };
+        let scraped = ("prometheus.io/scrape", "true");
+        let own = |word| ("prometheus.istio.io/merge-metrics", word);
+        assert!(told(&[scraped], true) && !told(&[], true));
+        assert!(!told(&[scraped], false));
+        assert!(told(&[scraped, own("true")], false));
+        assert!(!told(&[scraped, own("false")], true));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use istio_api::extensions::ProxyConfig;
-use istio_api::mesh::{MeshConfig, ProxySettings};
+use istio_api::mesh::{MeshConfig, ProxySettings, proxy_configs_of};
 use istio_api::{Object, ObjectMeta};
 
 /// The annotation by which a pod has settings of its own.
@@ -23,22 +23,11 @@ pub fn proxy_settings(
 ) -> Result<ProxySettings, String> {
     let mut settings = mesh.default_config.clone().unwrap_or_default();
     let root = mesh.root_namespace.as_deref().unwrap_or(ROOT);
-    let narrow = |o: &Object<ProxyConfig>| o.spec.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
-    let selects = |o: &Object<ProxyConfig>| {
-        o.spec.selector.iter().flat_map(|s| &s.match_labels).all(|(key, value)| pod.labels.get(key) == Some(value))
-    };
-    let oldest = |fits: &dyn Fn(&Object<ProxyConfig>) -> bool| {
-        resources.iter().filter(|o| fits(o)).min_by_key(|o| o.metadata.creation_timestamp.clone()).cloned()
-    };
-    let levels = [
-        oldest(&|o| o.metadata.namespace == root && !narrow(o)),
-        oldest(&|o| o.metadata.namespace == pod.namespace && pod.namespace != root && !narrow(o)),
-        oldest(&|o| o.metadata.namespace == pod.namespace && narrow(o) && selects(o)),
-    ];
-    for object in levels.into_iter().flatten() {
+    for own in proxy_configs_of(resources, root, &pod.namespace, &pod.labels) {
         settings.overlay(ProxySettings {
-            concurrency: object.spec.concurrency,
-            proxy_metadata: object.spec.environment_variables.clone(),
+            concurrency: own.concurrency,
+            proxy_metadata: own.environment_variables.clone(),
+            image: own.image.clone(),
             ..ProxySettings::default()
         });
     }

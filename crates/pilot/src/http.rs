@@ -1,5 +1,6 @@
 //! The HTTP connection manager and its filters.
 
+use mesh::Snapshot;
 use serde_json::{Value, json};
 
 use crate::Proxy;
@@ -16,6 +17,8 @@ pub(crate) struct Manager<'a> {
     pub security: Vec<Value>,
     /// Whether requests come from other workloads to this one.
     pub inbound: bool,
+    /// Whether requests are counted ([`counts`]).
+    pub counts: bool,
     /// Per cent of requests that are traced.
     pub sampling: f64,
     /// How paths are made plain before anything looks at them (`pathNormalization`).
@@ -35,7 +38,7 @@ impl Manager<'_> {
     pub(crate) fn filter(self, proxy: &Proxy) -> Value {
         let mut manager = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "httpFilters": http_filters(proxy, self.inbound, self.security),
+            "httpFilters": http_filters(proxy, self.inbound, self.counts, self.security),
             "normalizePath": true,
             "pathWithEscapedSlashesAction": "KEEP_UNCHANGED",
             "proxy100Continue": true,
@@ -92,7 +95,7 @@ pub(crate) fn preserve_case() -> Value {
     }}})
 }
 
-fn http_filters(proxy: &Proxy, inbound: bool, security: Vec<Value>) -> Vec<Value> {
+fn http_filters(proxy: &Proxy, inbound: bool, counts: bool, security: Vec<Value>) -> Vec<Value> {
     let mut filters = Vec::new();
     if proxy.has("istio.metadata_exchange") {
         filters.push(peer_metadata(inbound));
@@ -115,7 +118,7 @@ fn http_filters(proxy: &Proxy, inbound: bool, security: Vec<Value>) -> Vec<Value
             "typedConfig": {"@type": format!("type.googleapis.com/envoy.extensions.filters.http.{of}")}
         }));
     }
-    if proxy.has("istio.stats") {
+    if counts {
         filters.push(stats(inbound));
     }
     filters.push(json!({
@@ -138,6 +141,11 @@ fn peer_metadata(inbound: bool) -> Value {
             }
         }
     })
+}
+
+/// Whether the proxy counts for the mesh's own metrics: the mesh wants it, and the proxy can.
+pub(crate) fn counts(snapshot: &Snapshot, proxy: &Proxy) -> bool {
+    snapshot.mesh_config().metrics() && proxy.has("istio.stats")
 }
 
 /// The mesh's own metrics; works on HTTP requests and on TCP connections.

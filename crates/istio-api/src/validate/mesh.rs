@@ -1,7 +1,7 @@
 //! MeshConfig and the settings of proxies.
 
 use super::FieldError;
-use crate::extensions::ProxyConfig;
+use crate::extensions::{ProxyConfig, ProxyImage};
 use crate::mesh::{MeshConfig, ProxySettings};
 
 /// MeshConfig is text inside a ConfigMap: its mistakes all stand at that text.
@@ -49,6 +49,9 @@ pub(super) fn mesh_config(spec: &MeshConfig, found: &mut Vec<FieldError>) {
             no(format!("{field}: \"*\" and \"~\" stand alone"));
         }
     }
+    for message in providers(spec) {
+        no(message);
+    }
     if spec.connect_timeout.is_some_and(|t| t.is_zero()) {
         no("connectTimeout: it must be at least 1ms".to_owned());
     }
@@ -56,6 +59,38 @@ pub(super) fn mesh_config(spec: &MeshConfig, found: &mut Vec<FieldError>) {
         no(format!("defaultConfig.{message}"));
     }
 }
+
+/// What is wrong with the parties outside the mesh, and with who is named as a default.
+fn providers(spec: &MeshConfig) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut names: Vec<&str> = BUILT_IN.to_vec();
+    for (at, provider) in spec.extension_providers.iter().enumerate() {
+        let name = provider.name.as_str();
+        let kinds = provider.kinds();
+        if name.is_empty() {
+            wrong.push(format!("extensionProviders[{at}].name: a provider needs a name"));
+        } else if kinds.len() != 1 {
+            let found = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
+            wrong.push(format!("extensionProviders[{at}]: \"{name}\" needs exactly one kind; found {found}"));
+        }
+        if names.contains(&name) && !BUILT_IN.contains(&name) {
+            wrong.push(format!("extensionProviders[{at}].name: there are two providers \"{name}\""));
+        }
+        names.push(name);
+    }
+    let metrics = spec.default_providers.iter().flat_map(|p| p.metrics.iter().flatten());
+    let gives = |name: &str| {
+        let own = spec.extension_providers.iter().find(|p| p.name == name);
+        own.map_or_else(|| BUILT_IN.contains(&name), |p| p.prometheus.is_some())
+    };
+    for name in metrics.filter(|name| !gives(name)) {
+        wrong.push(format!("defaultProviders.metrics: \"{name}\" is no provider of metrics; prometheus is"));
+    }
+    wrong
+}
+
+/// Providers that need no entry.
+const BUILT_IN: [&str; 1] = ["prometheus"];
 
 /// What is wrong with the settings of a proxy.
 pub(crate) fn proxy_settings(spec: &ProxySettings) -> Option<String> {
@@ -67,6 +102,23 @@ pub(crate) fn proxy_settings(spec: &ProxySettings) -> Option<String> {
             "holdApplicationUntilProxyStarts: the application always waits for its sidecar; remove it".to_owned(),
         );
     }
+    for (port, only, field) in
+        [(spec.proxy_admin_port, 15000, "proxyAdminPort"), (spec.status_port, 15020, "statusPort")]
+    {
+        if let Some(port) = port.filter(|p| *p != only) {
+            return Some(format!("{field}: another port than {only} is not built; remove it ({port})"));
+        }
+    }
+    match spec.interception_mode.as_deref() {
+        None | Some("REDIRECT") => {}
+        Some(mode @ ("TPROXY" | "NONE")) => {
+            return Some(format!("interceptionMode: {mode} is not built for a whole mesh; use REDIRECT"));
+        }
+        Some(other) => return Some(format!("interceptionMode: \"{other}\" is not one of REDIRECT, TPROXY, NONE")),
+    }
+    if let Some(message) = spec.image.as_ref().and_then(image) {
+        return Some(format!("image.imageType: {message}"));
+    }
     let odd = |name: &&String| name.is_empty() || name.contains(['=', '\0']);
     spec.proxy_metadata.keys().find(odd).map(|name| format!("proxyMetadata: \"{name}\" is no name of a variable"))
 }
@@ -77,8 +129,16 @@ pub(super) fn proxy_config(spec: &ProxyConfig, found: &mut Vec<FieldError>) {
         let message = format!("\"{name}\" is no name of a variable");
         found.push(FieldError::new("/spec/environmentVariables", message));
     }
-    if spec.image.is_some() {
-        let message = "there is one image for all kinds; use the annotation sidecar.istio.io/proxyImage";
-        found.push(FieldError::new("/spec/image", message));
+    if let Some(message) = spec.image.as_ref().and_then(image) {
+        found.push(FieldError::new("/spec/image/imageType", message));
+    }
+}
+
+/// Our image has nothing but the program: it is the default and the one without a distribution.
+fn image(image: &ProxyImage) -> Option<String> {
+    match image.image_type.as_str() {
+        "" | "default" | "distroless" => None,
+        "debug" => Some("there is no image with tools for debugging; use \"default\" or \"distroless\"".to_owned()),
+        other => Some(format!("\"{other}\" is not one of default, distroless, debug")),
     }
 }

@@ -214,7 +214,7 @@ spec: {environmentVariables: {B: root, C: root, D: root}}
 apiVersion: networking.istio.io/v1beta1
 kind: ProxyConfig
 metadata: {name: prod, namespace: prod}
-spec: {concurrency: 1, environmentVariables: {C: namespace, D: namespace}}
+spec: {concurrency: 1, image: {imageType: distroless}, environmentVariables: {C: namespace, D: namespace}}
 ---
 apiVersion: networking.istio.io/v1beta1
 kind: ProxyConfig
@@ -230,6 +230,8 @@ spec: {selector: {matchLabels: {app: pay}}, environmentVariables: {D: selected}}
         })
     };
     assert_eq!(told(&pod), Ok((Some(1), "mesh root namespace namespace".to_owned())));
+    let image = crate::proxy_settings(mesh.mesh_config(), mesh.proxy_configs(), &pod).unwrap().image;
+    assert_eq!(image.unwrap().image_type, "distroless");
     pod.labels.insert("app".to_owned(), "pay".to_owned());
     assert_eq!(told(&pod), Ok((Some(1), "mesh root namespace selected".to_owned())));
     let own = "concurrency: 2\nproxyMetadata: {A: pod}";

@@ -189,7 +189,7 @@ impl<'a> Own<'a> {
     fn tcp_filters(&self, cluster: &str) -> Vec<Value> {
         let mut filters: Vec<Value> = self.exchange().into_iter().collect();
         filters.extend(self.tcp_security.iter().cloned());
-        if self.proxy.has("istio.stats") {
+        if http::counts(self.snapshot, self.proxy) {
             filters.push(http::stats(true));
         }
         filters.push(http::tcp_proxy(cluster, access_log::of_mesh(self.snapshot.mesh_config())));
@@ -205,6 +205,7 @@ impl<'a> Own<'a> {
             routes: Routes::Inline(inbound_routes(port)),
             security: self.http_security.clone(),
             inbound: true,
+            counts: http::counts(self.snapshot, self.proxy),
             sampling: scope::sampling(self.snapshot),
             normalization: scope::normalization(self.snapshot),
         }

@@ -154,6 +154,7 @@ pub(super) fn outbound_http(snapshot: &Snapshot, proxy: &Proxy, stat_prefix: Str
         routes: Routes::Rds(routes),
         security: Vec::new(),
         inbound: false,
+        counts: http::counts(snapshot, proxy),
         sampling: scope::sampling(snapshot),
         normalization: scope::normalization(snapshot),
     };
@@ -166,7 +167,7 @@ pub(super) fn outbound_http(snapshot: &Snapshot, proxy: &Proxy, stat_prefix: Str
 
 pub(super) fn tcp(proxy: &Proxy, cluster: &str, snapshot: &Snapshot) -> Vec<Value> {
     let log = access_log::of_mesh(snapshot.mesh_config());
-    let stats = proxy.has("istio.stats").then(|| http::stats(false));
+    let stats = http::counts(snapshot, proxy).then(|| http::stats(false));
     let mut filter = http::tcp_proxy(cluster, log);
     for (field, value) in clusters::tcp_settings(snapshot, proxy, cluster) {
         filter["typedConfig"][field] = value;

@@ -373,6 +373,18 @@ fn the_mesh_configuration_reaches_what_it_is_about() {
     let inbound = shown(&crate::listeners(&mesh(&format!("{SHOP}{pod}{names}")), &client), "virtualInbound");
     assert!(inbound.contains("spiffe://old/") && inbound.contains("spiffe://new/"), "{inbound}");
 
+    for (text, counted) in [
+        ("{}", true),
+        ("defaultProviders: {metrics: [prometheus]}", true),
+        ("defaultProviders: {metrics: []}", false),
+        ("{extensionProviders: [{name: ours, prometheus: {}}], defaultProviders: {metrics: [ours]}}", true),
+    ] {
+        let all = listeners(text);
+        assert_eq!(shown(&all, "0.0.0.0_80").contains("istio.stats"), counted, "{text}");
+        let anywhere = all.iter().any(|l| json(&all, &l.name).to_string().contains("istio.stats"));
+        assert_eq!(anywhere, counted, "{text}");
+    }
+
     let own = with_mesh("defaultServiceExportTo: ['.']");
     assert_eq!(outbound(&crate::clusters(&own, &client)).len(), 2, "only its own namespace's");
 }
