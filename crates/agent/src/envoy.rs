@@ -20,7 +20,6 @@ use std::time::Duration;
 use envoy_api::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use envoy_api::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use mtls::SecretStore;
-use telemetry::Telemetry;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -75,7 +74,7 @@ pub(crate) async fn run(options: AgentOptions, binary: &Path) -> io::Result<()> 
     tokio::spawn(dns::serve_tcp(dns_listener, names.clone(), resolvers));
     tokio::spawn(serve_xds(xds, Relay { channel, token: options.token.clone(), names }));
     tokio::spawn(serve_sds(sds, Secrets { certificates }));
-    let pages = Arc::new(Pages::new(Telemetry::new(options.telemetry())));
+    let pages = Arc::new(Pages::new(&options));
     tokio::spawn(pages::serve(status, pages.clone()));
 
     let bootstrap = options.config_path.join("envoy-rev.json");

@@ -1,6 +1,7 @@
 //! The agent's own HTTP ports: 15021 and 15020 (health, metrics, drain, quit), 15090 (metrics).
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
@@ -16,7 +17,8 @@ use proxy::{Phase, Proxy, Scope};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::merge;
+use crate::app_probes::AppProbes;
+use crate::merge::Scrape;
 
 /// What the pages look at.
 #[derive(Debug)]
@@ -30,6 +32,12 @@ pub(crate) struct Health {
     pub(crate) quit: Notify,
     /// Told when a certificate or configuration has come into force.
     pub(crate) progress: Arc<Notify>,
+    /// What the kubelet asks us for.
+    pub(crate) app_probes: AppProbes,
+    /// Where the application shows metrics.
+    pub(crate) scrape: Scrape,
+    /// The pod's address.
+    pub(crate) pod: IpAddr,
 }
 
 impl Health {
@@ -56,10 +64,8 @@ impl Health {
     }
 }
 
-/// Serves the pages until the process ends.
-pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
-    // The agent's port shows the application's metrics too, the proxy's its own.
-    let merged = listener.local_addr().is_ok_and(|at| at.port() == 15020);
+/// Serves the pages until the process ends. The agent's port speaks for the application too; the others are the proxy's.
+pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>, agent: bool) {
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -72,11 +78,17 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
                 let health = health.clone();
                 async move {
                     let (method, path) = (request.method(), request.uri().path());
+                    if agent && AppProbes::is_path(path) {
+                        let (status, body) = health.app_probes.answer(path, request.headers(), health.pod).await;
+                        let mut response = Response::new(Full::from(body));
+                        *response.status_mut() = status;
+                        return Ok::<_, Infallible>(response);
+                    }
                     let application = match path {
-                        "/stats/prometheus" | "/metrics" if merged => merge::application().await,
+                        "/stats/prometheus" | "/metrics" if agent => health.scrape.read().await,
                         _ => String::new(),
                     };
-                    Ok::<_, Infallible>(page(&health, method, path, local, &application))
+                    Ok(page(&health, method, path, local, &application))
                 }
             });
             let _ =

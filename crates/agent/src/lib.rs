@@ -5,6 +5,7 @@
 //! half of its life is over, and no connection is cut by that; it reports ready only when everything it was told to serve
 //! has arrived. This crate wires; the data plane is `proxy`.
 
+mod app_probes;
 mod channel;
 mod cli;
 mod dns;
@@ -20,8 +21,10 @@ mod redirect;
 mod request;
 mod sidecar;
 
+pub use app_probes::AppProbes;
 pub use cli::cli;
 pub use drain::DrainOptions;
 pub use log_levels::log_filter;
+pub use merge::Scrape;
 pub use options::{AgentOptions, OptionsError};
 pub use redirect::{Capture, Rules};

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 use telemetry::Workload;
 
+use crate::app_probes::AppProbes;
 use crate::drain::DrainOptions;
+use crate::merge::Scrape;
 
 /// What a sidecar is told.
 #[derive(Clone, Debug)]
@@ -46,6 +48,10 @@ pub struct AgentOptions {
     pub certificate_seconds: i64,
     /// More of the node's metadata, from variables `ISTIO_META_*`: what istiod may look at.
     pub node_metadata: BTreeMap<String, String>,
+    /// Probes and hooks of the application that the kubelet asks us for (`ISTIO_KUBE_APP_PROBERS`).
+    pub app_probes: AppProbes,
+    /// Where the application shows metrics (`ISTIO_PROMETHEUS_ANNOTATIONS`).
+    pub scrape: Scrape,
     /// How it ends.
     pub drain: DrainOptions,
 }
@@ -80,6 +86,10 @@ impl AgentOptions {
             }
             None => BTreeMap::new(),
         };
+        const PROBES: &str = "ISTIO_KUBE_APP_PROBERS";
+        let app_probes = variable(PROBES).map(|text| AppProbes::parse(&text)).transpose();
+        const SCRAPE: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
+        let scrape = variable(SCRAPE).map(|text| Scrape::parse(&text)).transpose();
         let pod = needed("POD_NAME")?;
         let ip = needed("INSTANCE_IP")?;
         let discovery = config.get("discoveryAddress").and_then(Value::as_str).map(str::to_owned);
@@ -107,6 +117,8 @@ impl AgentOptions {
             node_metadata: std::env::vars()
                 .filter_map(|(name, value)| Some((name.strip_prefix("ISTIO_META_")?.to_owned(), value)))
                 .collect(),
+            app_probes: app_probes.map_err(|why| OptionsError::Wrong(PROBES, why))?.unwrap_or_default(),
+            scrape: scrape.map_err(|why| OptionsError::Wrong(SCRAPE, why))?.unwrap_or_default(),
             drain: DrainOptions::read(&config, &variable).map_err(|(name, why)| OptionsError::Wrong(name, why))?,
             proxy_config: config,
             pod,
@@ -177,6 +189,8 @@ impl AgentOptions {
             proxy_config: Value::Null,
             config_path: PathBuf::from("/nowhere"),
             node_metadata: BTreeMap::new(),
+            app_probes: AppProbes::default(),
+            scrape: Scrape::default(),
             drain: DrainOptions::default(),
             workers: 1,
             certificate_seconds: 0,

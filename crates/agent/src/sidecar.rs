@@ -38,7 +38,11 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
         TcpListener::bind(at).await.map_err(|e| io::Error::other(format!("cannot listen on {at}: {e}")))
     };
     let admin = bind(local, 15000).await?;
-    let agent_ports = [bind(any, 15020).await?, bind(any, 15021).await?, bind(any, 15090).await?];
+    let agent_ports = [(15020, true), (15021, false), (15090, false)];
+    let mut pages = Vec::new();
+    for (port, agent) in agent_ports {
+        pages.push((bind(any, port).await?, agent));
+    }
     let dns_socket = UdpSocket::bind(SocketAddr::new(local, 15053)).await?;
     let dns_listener = bind(local, 15053).await?;
 
@@ -60,9 +64,12 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
         announced: AtomicBool::new(false),
         quit: Notify::new(),
         progress: progress.clone(),
+        app_probes: options.app_probes.clone(),
+        scrape: options.scrape.clone(),
+        pod: options.ip,
     });
-    for listener in agent_ports {
-        tokio::spawn(health::serve(listener, health.clone()));
+    for (listener, agent) in pages {
+        tokio::spawn(health::serve(listener, health.clone(), agent));
     }
     tokio::spawn(health.clone().tell_when_ready(started));
     let ready = health.clone();

@@ -1,7 +1,10 @@
 //! What a pod's annotations ask of the sidecar.
 
+use std::collections::BTreeMap;
+
+use istio_api::mesh::proxy_configs_of;
 use istio_api::yaml;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::Refused;
 use crate::options::{Abilities, Options};
@@ -33,6 +36,8 @@ pub(crate) struct Wishes {
     pub environment: Vec<(String, String)>,
     /// Templates, in order.
     pub templates: Vec<String>,
+    /// `default`, `debug` or `distroless`, where one is named.
+    image_type: Option<String>,
 }
 
 /// Whose annotations are the injector's business.
@@ -47,9 +52,10 @@ const OF_OTHERS: [&str; 4] = [
 ];
 
 /// Settings of `ProxyConfig` that our own agent holds to.
-const PROXY_CONFIG: [&str; 9] = [
+const PROXY_CONFIG: [&str; 11] = [
     "concurrency",
     "discoveryAddress",
+    "drainDuration",
     "holdApplicationUntilProxyStarts",
     "image",
     "interceptionMode",
@@ -57,12 +63,13 @@ const PROXY_CONFIG: [&str; 9] = [
     "proxyHeaders",
     "proxyMetadata",
     "statusPort",
+    "terminationDrainDuration",
 ];
 
 type Reason = String;
 
 impl Wishes {
-    pub(crate) fn read(object: &str, metadata: &Value, options: &Options) -> Result<Self, Refused> {
+    pub(crate) fn read(object: &str, namespace: &str, metadata: &Value, options: &Options) -> Result<Self, Refused> {
         let annotations = metadata["annotations"].as_object();
         let refuse = |name: &str, reason: Reason| Refused::Annotation {
             object: object.to_owned(),
@@ -70,6 +77,7 @@ impl Wishes {
             reason,
         };
         let mut wishes = Self::of_mesh(options);
+        wishes.select(namespace, metadata);
         // The proxy's settings first: other annotations stand above them.
         for (key, value) in annotations.into_iter().flatten().filter(|(k, _)| *k == "proxy.istio.io/config") {
             let config = value.as_str().unwrap_or_default();
@@ -80,7 +88,12 @@ impl Wishes {
             let value = value.as_str().ok_or_else(|| refuse(key, "its value must be text; quote it".to_owned()))?;
             wishes.take(key, value).map_err(|reason| refuse(key, reason))?;
         }
+        wishes.dress().map_err(|reason| refuse("sidecar.istio.io/proxyImageType", reason))?;
         wishes.possible().map_err(|(name, reason)| refuse(name, reason))?;
+        if options.cni && !wishes.abilities.cni {
+            let reason = "a CNI that redirects is not built for this sidecar; pods redirect themselves".to_owned();
+            return Err(Refused::Setting { object: object.to_owned(), setting: "pilot.cni.enabled", reason });
+        }
         Ok(wishes)
     }
 
@@ -98,8 +111,43 @@ impl Wishes {
             hold: false,
             environment: Vec::new(),
             templates: options.default_templates.clone(),
+            image_type: None,
             options: options.clone(),
         }
+    }
+
+    /// ProxyConfigs that are about the pod, over the mesh's settings.
+    fn select(&mut self, namespace: &str, metadata: &Value) {
+        let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+        let labels: BTreeMap<String, String> =
+            metadata["labels"].as_object().into_iter().flatten().filter_map(text).collect();
+        let all = std::mem::take(&mut self.options.proxy_configs);
+        for own in proxy_configs_of(&all, &self.options.root_namespace, namespace, &labels) {
+            let config = &mut self.options.proxy_config;
+            if let Some(threads) = own.concurrency {
+                config.insert("concurrency".to_owned(), threads.into());
+            }
+            if let Some(image) = &own.image {
+                config.insert("image".to_owned(), json!({"imageType": image.image_type}));
+            }
+            if !own.environment_variables.is_empty()
+                && let Some(told) = config.entry("proxyMetadata").or_insert_with(|| json!({})).as_object_mut()
+            {
+                told.extend(own.environment_variables.iter().map(|(k, v)| (k.clone(), v.clone().into())));
+            }
+        }
+    }
+
+    /// Takes the image of the kind that is wished for.
+    fn dress(&mut self) -> Result<(), Reason> {
+        let Some(kind) = self.image_type.as_deref() else { return Ok(()) };
+        match kind {
+            _ if self.abilities.variants => self.options.image = variant(&self.options.image, kind),
+            // Our one image is both.
+            "" | "default" | "distroless" => {}
+            other => return Err(format!("the image has no variant {other}; use default or distroless")),
+        }
+        Ok(())
     }
 
     /// The pod's own settings over the mesh's.
@@ -134,7 +182,7 @@ impl Wishes {
             self.options.status_port = u16::try_from(port).map_err(|_| format!("statusPort: {port} is no port"))?;
         }
         if let Some(kind) = config.get("image").and_then(|i| i["imageType"].as_str()) {
-            self.options.image = variant(&self.options.image, kind);
+            self.image_type = Some(kind.to_owned());
         }
         for (name, value) in config.get("proxyMetadata").and_then(Value::as_object).into_iter().flatten() {
             let value = value.as_str().ok_or_else(|| format!("proxyMetadata.{name} must be text; quote it"))?;
@@ -154,7 +202,7 @@ impl Wishes {
                 self.abilities = Abilities::of(value);
                 self.options.image = text;
             }
-            "sidecar.istio.io/proxyImageType" => self.options.image = variant(&self.options.image, value),
+            "sidecar.istio.io/proxyImageType" => self.image_type = Some(text),
             "sidecar.istio.io/logLevel" => self.options.log_level = text,
             "sidecar.istio.io/componentLogLevel" => self.options.component_log_level = text,
             "sidecar.istio.io/agentLogLevel" => self.options.agent_log_level = text,

@@ -37,6 +37,16 @@ pub enum Refused {
         /// What to do instead.
         reason: String,
     },
+    /// A setting of the mesh that the image would not hold to.
+    #[error("{object}: {setting}: {reason}")]
+    Setting {
+        /// `Kind name`.
+        object: String,
+        /// Its name in the injector's values.
+        setting: &'static str,
+        /// What to do instead.
+        reason: String,
+    },
     /// The object is not shaped as Kubernetes wants it.
     #[error("{object}: {field} must be {expected}")]
     Shape {
@@ -91,7 +101,7 @@ pub fn inject(object: &Value, options: &Options) -> Result<Value, Refused> {
             return Err(shape(field, "a list"));
         }
     }
-    let wishes = Wishes::read(&title, metadata, options)?;
+    let wishes = Wishes::read(&title, &owner.namespace, metadata, options)?;
     let (metadata, pod) = injected(metadata, pod, &owner, &wishes).map_err(|reason| Refused::Annotation {
         object: title.clone(),
         name: "inject.istio.io/templates".to_owned(),

@@ -1,8 +1,10 @@
 //! What the mesh decides for all its pods, and where that is written: `MeshConfig` and the injector's values.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use istio_api::yaml;
+use istio_api::extensions::ProxyConfig;
+use istio_api::{Object, yaml};
 use serde_json::{Map, Value, json};
 
 /// What an image's pilot-agent can do. What it cannot is refused by name, before a pod is made that would not start.
@@ -24,6 +26,10 @@ pub struct Abilities {
     pub status_port: bool,
     /// Holds to all settings of `ProxyConfig`.
     pub proxy_config: bool,
+    /// Looks whether the CNI has redirected, as the init container of a pod that does not redirect itself.
+    pub cni: bool,
+    /// Comes with tools for debugging too, and without a distribution, as images of their own.
+    pub variants: bool,
 }
 
 impl Abilities {
@@ -37,18 +43,22 @@ impl Abilities {
         grpc: true,
         status_port: true,
         proxy_config: true,
+        cni: true,
+        variants: true,
     };
 
     /// This project's image.
     pub const OURS: Self = Self {
-        probes: false,
-        metrics: false,
+        probes: true,
+        metrics: true,
         tproxy: false,
         interfaces: false,
         router: false,
         grpc: false,
         status_port: false,
         proxy_config: false,
+        cni: false,
+        variants: false,
     };
 
     /// Of an image, by its name: Istio's is called `proxyv2`.
@@ -111,6 +121,10 @@ pub struct Options {
     pub privileged: bool,
     /// The mesh's `defaultConfig`, as far as it differs from Istio's defaults.
     pub proxy_config: Map<String, Value>,
+    /// Resources ProxyConfig; those that are about a pod stand above the mesh's settings and below its annotations.
+    pub proxy_configs: Vec<Arc<Object<ProxyConfig>>>,
+    /// The namespace whose ProxyConfigs are about every pod.
+    pub root_namespace: String,
     /// Templates of the user, by name: pods in YAML that are merged into others.
     pub templates: BTreeMap<String, String>,
     /// Templates of pods that name none.
@@ -175,6 +189,8 @@ impl Default for Options {
             cni: false,
             privileged: false,
             proxy_config: Map::new(),
+            proxy_configs: Vec::new(),
+            root_namespace: "istio-system".to_owned(),
             templates: BTreeMap::new(),
             default_templates: vec!["sidecar".to_owned()],
             annotations: BTreeMap::new(),
@@ -195,6 +211,7 @@ impl Options {
         if let Some(domain) = config["trustDomain"].as_str() {
             self.trust_domain = domain.to_owned();
         }
+        set(&mut self.root_namespace, &config["rootNamespace"]);
         if let Some(merge) = config["enablePrometheusMerge"].as_bool() {
             self.merge_metrics = merge;
         }

@@ -180,7 +180,8 @@ fn what_is_not_honoured_is_named() {
         "inject.istio.io/templates: nosuch",
         "inject.istio.io/templates: gateway",
         "status.sidecar.istio.io/port: \"15999\"",
-        "sidecar.istio.io/rewriteAppHTTPProbers: \"true\"",
+        "sidecar.istio.io/rewriteAppHTTPProbers: \"perhaps\"",
+        "sidecar.istio.io/proxyImageType: debug",
         "traffic.sidecar.istio.io/excludeInboundPorts: \"80,http\"",
         "traffic.sidecar.istio.io/includeOutboundIPRanges: \"10.0.0.0/33\"",
         "sidecar.istio.io/interceptionMode: TPROXY",
@@ -284,7 +285,63 @@ fn probes_and_metrics_go_through_a_sidecar_that_can_do_it() {
     let asked = "{\"/app-health/app/readyz\":{\"grpc\":{\"port\":81},\"timeoutSeconds\":7}}";
     assert_eq!(told("ISTIO_KUBE_APP_PROBERS").as_deref(), Some(asked));
     assert!(told("ISTIO_PROMETHEUS_ANNOTATIONS").is_some_and(|t| t.contains("\"port\":\"9000\"")));
-    // Our own sidecar cannot yet, so the kubelet and Prometheus go on asking the application.
-    let ours = spec(&kube_inject(&text, &Options::default()).expect("injects"));
-    assert!(ours["containers"][0]["readinessProbe"]["grpc"].is_object());
+    assert_eq!(
+        spec(&kube_inject(&text, &Options::default()).expect("injects"))["containers"],
+        pod["containers"],
+        "ours"
+    );
+}
+
+#[test]
+fn what_the_mesh_asks_and_the_image_cannot_is_refused() {
+    let text = DEPLOYMENT.replace("{ANNOTATION}", "{}");
+    let cni = Options { cni: true, ..Options::default() };
+    let refused = kube_inject(&text, &cni).expect_err("no CNI").to_string();
+    assert!(refused.starts_with("Deployment web: pilot.cni.enabled: "), "{refused}");
+    let stock = spec(&kube_inject(&text, &Options { cni: true, ..stock() }).expect("injects"));
+    assert_eq!(stock["initContainers"][0]["name"], "istio-validation");
+}
+
+const PROXY_CONFIGS: &str = r#"
+apiVersion: networking.istio.io/v1beta1
+kind: ProxyConfig
+metadata: {name: all, namespace: istio-system}
+spec: {concurrency: 4, environmentVariables: {A: root, B: root, C: root}}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: ProxyConfig
+metadata: {name: web, namespace: default}
+spec: {selector: {matchLabels: {app: web}}, image: {imageType: distroless}, environmentVariables: {B: own, C: own}}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: ProxyConfig
+metadata: {name: other, namespace: default}
+spec: {selector: {matchLabels: {app: other}}, concurrency: 9}
+"#;
+
+#[test]
+fn proxy_configs_are_laid_over_the_mesh_and_under_the_pods_annotation() {
+    let documents = yaml::parse(PROXY_CONFIGS).expect("YAML");
+    let all = documents.iter().map(|d| match istio_api::read(d, "default") {
+        Ok(Some(istio_api::Resource::ProxyConfig(config))) => config,
+        other => panic!("{other:?}"),
+    });
+    let all: Vec<_> = all.collect();
+    let text = DEPLOYMENT.replace("{ANNOTATION}", "{proxy.istio.io/config: \"{proxyMetadata: {C: pod}}\"}");
+    for (options, image) in
+        [(Options::default(), "meltemi:latest"), (stock(), "registry.istio.io/release/proxyv2:1.31.0-distroless")]
+    {
+        let spec = spec(&kube_inject(&text, &Options { proxy_configs: all.clone(), ..options }).expect("injects"));
+        let proxy = &spec["initContainers"][1];
+        assert_eq!(proxy["image"], image);
+        let told = |name: &str| {
+            let found = proxy["env"].as_array().and_then(|e| e.iter().find(|v| v["name"] == name));
+            found.and_then(|v| v["value"].as_str()).unwrap_or_default().to_owned()
+        };
+        assert_eq!((told("A"), told("B"), told("C")), ("root".to_owned(), "own".to_owned(), "pod".to_owned()));
+        let config: Value = serde_json::from_str(&told("PROXY_CONFIG")).expect("JSON");
+        assert_eq!((&config["concurrency"], &config["proxyMetadata"]["B"]), (&Value::from(4), &Value::from("own")));
+    }
+    let debug = annotated("sidecar.istio.io/proxyImageType: debug").expect_err("refused").to_string();
+    assert!(debug.contains("no variant debug"), "{debug}");
 }

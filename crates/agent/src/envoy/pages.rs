@@ -1,12 +1,12 @@
 //! The agent's port 15020 beside a stock Envoy: health, merged metrics, quit.
 
 use std::convert::Infallible;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -17,7 +17,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use super::admin;
-use crate::merge;
+use crate::app_probes::AppProbes;
+use crate::merge::Scrape;
+use crate::options::AgentOptions;
 use crate::request::fetch;
 
 /// Where Envoy shows its metrics.
@@ -27,6 +29,9 @@ const ENVOY_METRICS: u16 = 15090;
 #[derive(Debug)]
 pub(super) struct Pages {
     telemetry: Arc<Telemetry>,
+    app_probes: AppProbes,
+    scrape: Scrape,
+    pod: IpAddr,
     /// The pod is to end: said by `/drain`, or by SIGTERM.
     pub(super) draining: AtomicBool,
     /// `/quitquitquit` was asked for.
@@ -34,13 +39,21 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// Pages over the agent's own metrics.
-    pub(super) fn new(telemetry: Arc<Telemetry>) -> Self {
-        Self { telemetry, draining: AtomicBool::new(false), quit: Notify::new() }
+    /// Pages over the agent's own metrics and its pod's application.
+    pub(super) fn new(options: &AgentOptions) -> Self {
+        Self {
+            telemetry: Telemetry::new(options.telemetry()),
+            app_probes: options.app_probes.clone(),
+            scrape: options.scrape.clone(),
+            pod: options.ip,
+            draining: AtomicBool::new(false),
+            quit: Notify::new(),
+        }
     }
 
-    async fn page(&self, method: &Method, path: &str, local: bool) -> (StatusCode, Bytes) {
+    async fn page(&self, method: &Method, path: &str, headers: &HeaderMap, local: bool) -> (StatusCode, Bytes) {
         match path {
+            path if AppProbes::is_path(path) => self.app_probes.answer(path, headers, self.pod).await,
             "/healthz/ready" if self.draining.load(Relaxed) => {
                 (StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"the pod is about to end\n"))
             }
@@ -55,7 +68,7 @@ impl Pages {
                     all.push_str(&String::from_utf8_lossy(&body));
                 }
                 all.push_str(&self.telemetry.render_prometheus());
-                all.push_str(&merge::application().await);
+                all.push_str(&self.scrape.read().await);
                 (StatusCode::OK, all.into())
             }
             "/quitquitquit" | "/drain" if !local => {
@@ -94,7 +107,8 @@ pub(super) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
             let service = service_fn(move |request: Request<Incoming>| {
                 let pages = pages.clone();
                 async move {
-                    let (status, body) = pages.page(request.method(), request.uri().path(), local).await;
+                    let (status, body) =
+                        pages.page(request.method(), request.uri().path(), request.headers(), local).await;
                     let mut response = Response::new(Full::<Bytes>::new(body));
                     *response.status_mut() = status;
                     Ok::<_, Infallible>(response)
