@@ -28,3 +28,7 @@ deny:
 # Race the peers in one run and print the ratios.
 bench *ARGS:
     scripts/bench {{ARGS}}
+
+# The one image as an OCI layout, without Docker.
+image *ARGS:
+    scripts/image {{ARGS}}

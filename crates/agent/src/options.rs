@@ -11,6 +11,9 @@ use crate::app_probes::AppProbes;
 use crate::drain::DrainOptions;
 use crate::merge::Scrape;
 
+/// Where Kubernetes writes a pod's labels (volume istio-podinfo), one a line: `key="value"`.
+const POD_LABELS: &str = "/etc/istio/pod/labels";
+
 /// What a sidecar is told.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
@@ -67,6 +70,15 @@ pub enum OptionsError {
     Wrong(&'static str, String),
 }
 
+/// Values of labels need no escapes.
+fn pod_labels(text: &str) -> BTreeMap<String, String> {
+    let pair = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        Some((key.to_owned(), value.trim_matches('"').to_owned()))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
 impl AgentOptions {
     /// Reads the environment as Istio's injector fills it.
     ///
@@ -84,7 +96,7 @@ impl AgentOptions {
             Some(text) => {
                 serde_json::from_str(&text).map_err(|e| OptionsError::Wrong("ISTIO_METAJSON_LABELS", e.to_string()))?
             }
-            None => BTreeMap::new(),
+            None => std::fs::read_to_string(POD_LABELS).map(|text| pod_labels(&text)).unwrap_or_default(),
         };
         const PROBES: &str = "ISTIO_KUBE_APP_PROBERS";
         let app_probes = variable(PROBES).map(|text| AppProbes::parse(&text)).transpose();

@@ -80,13 +80,40 @@ impl Authority {
         let root_pem = read(root)?;
         let chain = folder.join("cert-chain.pem");
         let chain_pem = if chain.exists() { read(chain)? } else { String::new() };
+        Self::from_pem(&cert_pem, &read(key)?, &root_pem, &chain_pem)
+    }
+
+    /// An authority of its certificate and key; `root` vouches for it (empty: itself), over `chain` (may be empty).
+    ///
+    /// # Errors
+    /// When they do not fit together.
+    pub fn from_pem(cert: &str, key: &str, root: &str, chain: &str) -> Result<Self, AuthorityError> {
         let unusable = |e: rcgen::Error| AuthorityError::Unusable(e.to_string());
-        let key = KeyPair::from_pem(&read(key)?).map_err(unusable)?;
-        let issuer = Issuer::from_ca_cert_pem(&cert_pem, key).map_err(unusable)?;
-        let self_signed = cert_pem.trim() == root_pem.trim();
-        let intermediates =
-            if self_signed { String::new() } else { format!("{}\n{}", cert_pem.trim(), chain_pem.trim()) };
-        Ok(Self { issuer, intermediates, root: root_pem })
+        let key = KeyPair::from_pem(key).map_err(unusable)?;
+        let issuer = Issuer::from_ca_cert_pem(cert, key).map_err(unusable)?;
+        let root = if root.trim().is_empty() { cert } else { root };
+        let self_signed = cert.trim() == root.trim();
+        let intermediates = if self_signed { String::new() } else { format!("{}\n{}", cert.trim(), chain.trim()) };
+        Ok(Self { issuer, intermediates, root: root.to_owned() })
+    }
+
+    /// A new self-signed root and its key, PEM.
+    ///
+    /// # Errors
+    /// When the machine cannot make keys.
+    pub fn new_root(trust_domain: &str) -> Result<(String, String), AuthorityError> {
+        let unusable = |e: rcgen::Error| AuthorityError::Unusable(e.to_string());
+        let key = KeyPair::generate().map_err(unusable)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, trust_domain);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let now = OffsetDateTime::now_utc();
+        params.not_before = now - SKEW;
+        params.not_after = now + ROOT_LIFE;
+        let cert = params.self_signed(&key).map_err(unusable)?;
+        Ok((cert.pem(), key.serialize_pem()))
     }
 
     /// The root, PEM.
@@ -158,21 +185,11 @@ fn leaf(names: Vec<SanType>, life: Duration) -> CertificateParams {
 }
 
 fn create(folder: &Path, trust_domain: &str) -> Result<(), AuthorityError> {
-    let unusable = |e: rcgen::Error| AuthorityError::Unusable(e.to_string());
     fs::create_dir_all(folder).map_err(|e| AuthorityError::File(folder.to_owned(), e))?;
-    let key = KeyPair::generate().map_err(unusable)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, trust_domain);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let now = OffsetDateTime::now_utc();
-    params.not_before = now - SKEW;
-    params.not_after = now + ROOT_LIFE;
-    let cert = params.self_signed(&key).map_err(unusable)?;
-    write(&folder.join("ca-key.pem"), &key.serialize_pem(), 0o600)?;
-    write(&folder.join("root-cert.pem"), &cert.pem(), 0o644)?;
-    write(&folder.join("ca-cert.pem"), &cert.pem(), 0o644)
+    let (cert, key) = Authority::new_root(trust_domain)?;
+    write(&folder.join("ca-key.pem"), &key, 0o600)?;
+    write(&folder.join("root-cert.pem"), &cert, 0o644)?;
+    write(&folder.join("ca-cert.pem"), &cert, 0o644)
 }
 
 /// Writes a file whole or not at all.

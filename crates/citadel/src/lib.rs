@@ -8,5 +8,5 @@ mod service;
 mod token;
 
 pub use authority::{Authority, AuthorityError, Issued};
-pub use service::{CsrService, Limits, PeerCertificate, caller};
+pub use service::{CsrService, Judged, Limits, PeerCertificate, caller};
 pub use token::{TokenError, Tokens};

@@ -24,6 +24,7 @@ pub struct MeshConfig {
     pub trust_domain_aliases: Vec<String>,
     pub enable_auto_mtls: Option<bool>,
     pub root_namespace: Option<String>,
+    pub discovery_selectors: Vec<crate::selector::LabelSelector>,
     #[serde(with = "crate::duration")]
     pub connect_timeout: Option<Duration>,
     pub tcp_keepalive: Option<TcpKeepalive>,

@@ -82,7 +82,7 @@ impl fmt::Display for Origin {
 }
 
 /// Any object this project understands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each variant is the kind of the same name")]
 pub enum Resource {
     Namespace(Arc<Object<Value>>),
@@ -368,7 +368,6 @@ const NOT_BUILT: &[&str] = &[
     "serviceSettings",
     "verifyCertificateAtClient",
     "accessLogging",
-    "discoverySelectors",
     "defaultHttpRetryPolicy",
     "meshMTLS",
     "tlsDefaults",

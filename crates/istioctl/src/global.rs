@@ -1,5 +1,7 @@
 //! Flags of every command.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 /// Flags of every command. Those that only a cluster needs are taken where a cluster can be reached.
@@ -20,6 +22,15 @@ pub(crate) struct Global {
 }
 
 impl Global {
+    /// How the cluster is reached.
+    pub(crate) fn access(&self) -> installer::Access {
+        installer::Access {
+            kubeconfig: self.kubeconfig.as_ref().map(PathBuf::from),
+            context: self.context.clone(),
+            namespace: self.istio_namespace.clone(),
+        }
+    }
+
     /// The namespace of objects that name none.
     pub(crate) fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or("default")

@@ -44,6 +44,17 @@ enum Command {
     /// Commands that may still change.
     #[command(aliases = ["x", "exp"])]
     Experimental(experimental::Experimental),
+    /// Put the control plane into a cluster.
+    #[command(aliases = ["apply", "upgrade"])]
+    Install(Box<installer::Install>),
+    /// Print what would be installed.
+    Manifest(installer::Manifest),
+    /// Take a control plane out of a cluster.
+    Uninstall(installer::Uninstall),
+    /// Look whether everything that was installed is there and runs.
+    VerifyInstall(installer::VerifyInstall),
+    /// Name revisions.
+    Tag(installer::Tag),
     /// Print Kubernetes YAML with sidecars added.
     KubeInject(kube_inject::KubeInject),
     /// Show what a proxy has.
@@ -79,6 +90,11 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>, mesh: Option<Box<dyn A
         Command::ProxyStatus(command) => command.run(&session),
         Command::Validate(command) => command.run(global),
         Command::Version(command) => command.run(&session),
+        Command::Install(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),
+        Command::Manifest(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),
+        Command::Uninstall(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),
+        Command::VerifyInstall(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),
+        Command::Tag(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|reason| {
         eprintln!("Error: {reason}");

@@ -1,15 +1,20 @@
 //! The control plane as a server: source, model, translation, xDS, certificates, debug pages.
 //!
 //! Promise: all sockets are bound before anything is served, and a failure says what to do; what the source refuses is
-//! reported and the last good configuration is served on. This crate wires; it decides nothing.
+//! reported and the last good configuration is served on. The same server stands over directories of YAML and over a
+//! cluster's API server. This crate wires; it decides nothing.
 
+mod admission;
+mod authenticate;
+mod cluster;
 mod debug;
 mod generator;
 mod jwks;
 mod server;
 mod tls;
 
-pub use server::{Istiod, IstiodError, IstiodOptions};
+pub use cluster::ClusterOptions;
+pub use server::{Istiod, IstiodError, IstiodOptions, SourceOptions};
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -19,22 +24,28 @@ use std::time::Duration;
 
 use clap::Parser;
 
-/// istiod: the control plane over directories of Kubernetes and Istio YAML.
+/// istiod: the control plane over a Kubernetes cluster, or over directories of Kubernetes and Istio YAML.
 #[derive(Debug, Parser)]
 #[command(name = "istiod", version)]
 struct Arguments {
-    /// Directory (or file) of YAML; may be given several times.
-    #[arg(long = "source", required = true)]
+    /// `discovery`, as Istio's images start it; the same without it.
+    #[arg(hide = true, value_parser = ["discovery"])]
+    command: Option<String>,
+    /// Directory (or file) of YAML; may be given several times. Without one the source is a cluster.
+    #[arg(long = "source", requires = "ca")]
     sources: Vec<PathBuf>,
     /// Directory whose objects replace those of the sources.
-    #[arg(long)]
+    #[arg(long, requires = "sources")]
     overlay: Option<PathBuf>,
     /// Namespace of objects that name none.
     #[arg(long, default_value = "default")]
     namespace: String,
-    /// Folder of the certificate authority (ca-cert.pem, ca-key.pem, ...); made when missing.
-    #[arg(long)]
-    ca: PathBuf,
+    /// Folder of the certificate authority (ca-cert.pem, ca-key.pem, ...); made when missing. A cluster keeps it in the
+    /// Secret cacerts or istio-ca-secret.
+    #[arg(long, requires = "sources")]
+    ca: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArguments,
     /// Address to listen on; the ports are Istio's.
     #[arg(long, default_value = "127.0.0.1")]
     address: std::net::IpAddr,
@@ -44,6 +55,50 @@ struct Arguments {
     /// Life of a workload certificate, in seconds, when nothing else is asked for.
     #[arg(long, default_value_t = 24 * 3600)]
     cert_seconds: u64,
+}
+
+#[derive(Debug, clap::Args)]
+struct ClusterArguments {
+    /// How the API server is reached; else KUBECONFIG, the home folder, or as a pod.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig.
+    #[arg(long)]
+    context: Option<String>,
+    /// Namespace of the control plane.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
+    system_namespace: String,
+    /// Revision of the control plane.
+    #[arg(long, env = "REVISION", default_value = "default")]
+    revision: String,
+    /// This process' own name among its replicas.
+    #[arg(long, env = "POD_NAME", default_value_t = format!("istiod-{}", std::process::id()))]
+    pod: String,
+    /// Name of the cluster.
+    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
+    cluster_id: String,
+    /// Image of sidecars.
+    #[arg(long, env = "PROXY_IMAGE", default_value = "meltemi:latest")]
+    proxy_image: String,
+    /// `host:port` at which sidecars find istiod; else by its Service.
+    #[arg(long, env = "DISCOVERY_ADDRESS")]
+    discovery_address: Option<String>,
+}
+
+impl ClusterArguments {
+    fn options(self, webhook: SocketAddr) -> ClusterOptions {
+        ClusterOptions {
+            kubeconfig: self.kubeconfig,
+            context: self.context,
+            namespace: self.system_namespace,
+            revision: self.revision,
+            pod: self.pod,
+            cluster: self.cluster_id,
+            proxy_image: self.proxy_image,
+            discovery: self.discovery_address,
+            webhook,
+        }
+    }
 }
 
 /// The command `istiod`.
@@ -56,11 +111,17 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let at = |port| SocketAddr::new(arguments.address, port);
+    let source = match arguments.ca {
+        Some(ca) => SourceOptions::Directory {
+            paths: arguments.sources,
+            overlay: arguments.overlay,
+            namespace: arguments.namespace,
+            ca,
+        },
+        None => SourceOptions::Cluster(Box::new(arguments.cluster.options(at(15017)))),
+    };
     let options = IstiodOptions {
-        sources: arguments.sources,
-        overlay: arguments.overlay,
-        namespace: arguments.namespace,
-        ca: arguments.ca,
+        source,
         trust_domain: arguments.trust_domain,
         certificate_life: Duration::from_secs(arguments.cert_seconds),
         plain: at(15010),

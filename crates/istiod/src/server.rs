@@ -18,28 +18,40 @@ use tonic::transport::Server;
 use tonic::{Request, Status};
 use xds::AdsServer;
 
+use crate::authenticate::Authenticate;
+use crate::cluster::{self, Attached, ClusterOptions};
 use crate::debug;
 use crate::generator::{Secure, Translator};
 use crate::{jwks, tls};
 
-/// What istiod is called inside a cluster.
-const HOSTS: [&str; 3] = ["istiod.istio-system.svc", "istiod.istio-system.svc.cluster.local", "istiod.istio-system"];
 /// Life of istiod's own certificate; renewed at half of it.
 const SERVING_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// The longest life a workload certificate may have, as Istio's `MAX_WORKLOAD_CERT_TTL`.
 const MAX_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// Where resources and the certificate authority are.
+#[derive(Clone, Debug)]
+pub enum SourceOptions {
+    /// On this machine.
+    Directory {
+        /// Directories or files of YAML.
+        paths: Vec<PathBuf>,
+        /// Objects here replace those of the sources.
+        overlay: Option<PathBuf>,
+        /// Namespace of objects that name none.
+        namespace: String,
+        /// Folder of the certificate authority.
+        ca: PathBuf,
+    },
+    /// In a cluster.
+    Cluster(Box<ClusterOptions>),
+}
+
 /// How the control plane is started.
 #[derive(Clone, Debug)]
 pub struct IstiodOptions {
-    /// Directories or files of YAML.
-    pub sources: Vec<PathBuf>,
-    /// Objects here replace those of the sources.
-    pub overlay: Option<PathBuf>,
-    /// Namespace of objects that name none.
-    pub namespace: String,
-    /// Folder of the certificate authority.
-    pub ca: PathBuf,
+    /// Where resources and the authority are.
+    pub source: SourceOptions,
     /// Trust domain of identities.
     pub trust_domain: String,
     /// Life of a workload certificate when nothing else is asked for.
@@ -66,6 +78,9 @@ pub enum IstiodError {
     /// The key of tokens is unusable.
     #[error("token key: {0}")]
     Tokens(std::io::Error),
+    /// The cluster is of no use.
+    #[error(transparent)]
+    Cluster(#[from] kubernetes::ClusterError),
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] mtls::TlsError),
@@ -83,6 +98,7 @@ pub struct Istiod {
     ready: TcpListener,
     authority: Arc<Authority>,
     tokens: Arc<Tokens>,
+    attached: Option<Attached>,
 }
 
 /// What the debug pages look at.
@@ -99,30 +115,51 @@ impl Istiod {
     /// # Errors
     /// When a port cannot be had or the authority is unusable.
     pub async fn bind(options: IstiodOptions) -> Result<Self, IstiodError> {
-        let authority = Arc::new(Authority::load_or_create(&options.ca, &options.trust_domain)?);
-        let tokens = Arc::new(Tokens::load_or_create(&options.ca).map_err(IstiodError::Tokens)?);
         let bind = async |at: SocketAddr| TcpListener::bind(at).await.map_err(|e| IstiodError::Bind(at, e));
-        Ok(Self {
-            plain: bind(options.plain).await?,
-            secure: bind(options.secure).await?,
-            monitoring: bind(options.monitoring).await?,
-            ready: bind(options.ready).await?,
-            options,
-            authority,
-            tokens,
-        })
+        let plain = bind(options.plain).await?;
+        let secure = bind(options.secure).await?;
+        let monitoring = bind(options.monitoring).await?;
+        let ready = bind(options.ready).await?;
+        let (authority, tokens, attached) = match &options.source {
+            SourceOptions::Directory { ca, .. } => {
+                let authority = Authority::load_or_create(ca, &options.trust_domain)?;
+                (authority, Tokens::load_or_create(ca).map_err(IstiodError::Tokens)?, None)
+            }
+            SourceOptions::Cluster(cluster) => {
+                let webhook = bind(cluster.webhook).await?;
+                let (attached, authority) = Attached::attach(cluster, webhook, &options.trust_domain).await?;
+                (authority, Tokens::none().map_err(IstiodError::Tokens)?, Some(attached))
+            }
+        };
+        let (authority, tokens) = (Arc::new(authority), Arc::new(tokens));
+        Ok(Self { plain, secure, monitoring, ready, options, authority, tokens, attached })
     }
 
-    /// Serves until a server fails.
+    /// Serves until a server fails. A cluster is read completely before anything is served.
     ///
     /// # Errors
     /// When one does.
     pub async fn run(self) -> Result<(), IstiodError> {
-        let mut directory = Directory::new(self.options.sources.clone(), &self.options.namespace);
-        if let Some(overlay) = &self.options.overlay {
-            directory = directory.with_overlay(overlay.clone());
+        let hosts = self.attached.as_ref().map_or_else(cluster::own_names, Attached::hosts);
+        let slot = serving_certificate(&self.authority, &self.options.trust_domain, hosts)?;
+        let loaded = match (&self.options.source, &self.attached) {
+            (SourceOptions::Directory { paths, overlay, namespace, .. }, _) => {
+                let mut directory = Directory::new(paths.clone(), namespace);
+                if let Some(overlay) = overlay {
+                    directory = directory.with_overlay(overlay.clone());
+                }
+                sources::watch(directory)
+            }
+            (SourceOptions::Cluster(_), Some(attached)) => attached.resources().await,
+            (SourceOptions::Cluster(_), None) => sources::watch(Directory::new(Vec::new(), "default")),
+        };
+        let authenticate = Authenticate {
+            cluster: self.attached.as_ref().map(|a| a.cluster.clone()),
+            trust_domain: self.options.trust_domain.as_str().into(),
+        };
+        if let Some(attached) = self.attached {
+            attached.serve(&self.authority, &slot)?;
         }
-        let loaded = sources::watch(directory);
         let translator = Translator {
             snapshot: RwLock::new(loaded.borrow().snapshot.clone()),
             tokens: self.tokens.clone(),
@@ -139,12 +176,13 @@ impl Istiod {
         tokio::spawn(debug::serve(self.monitoring, state.clone()));
         tokio::spawn(debug::serve(self.ready, state));
         tokio::spawn(follow(ads.clone(), loaded));
-        let config = serving_config(&self.authority, &self.options.trust_domain)?;
+        let config = secure_config(&self.authority, slot)?;
         tracing::info!(secure = %self.options.secure, plain = %self.options.plain, "istiod serves");
         let plain = builder()
             .add_service(AggregatedDiscoveryServiceServer::new(ads.clone()))
             .serve_with_incoming(TcpListenerStream::new(self.plain));
         let secure = builder()
+            .layer(authenticate)
             .add_service(AggregatedDiscoveryServiceServer::with_interceptor(ads, identify))
             .add_service(IstioCertificateServiceServer::with_interceptor(csr, identify))
             .serve_with_incoming(tls::accept(self.secure, config));
@@ -188,16 +226,19 @@ fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
     Ok(request)
 }
 
-/// TLS of 15012: our own certificate, renewed in time; clients may show theirs.
-fn serving_config(authority: &Arc<Authority>, trust_domain: &str) -> Result<Arc<rustls::ServerConfig>, IstiodError> {
+/// Our own certificate, renewed in time.
+fn serving_certificate(
+    authority: &Arc<Authority>,
+    trust_domain: &str,
+    hosts: Vec<String>,
+) -> Result<Arc<CertSlot>, IstiodError> {
     let slot = Arc::new(CertSlot::default());
-    let roots = Arc::new(RootSlot::default());
-    roots.set_pem(authority.root_pem())?;
     let id = SpiffeId::new(trust_domain, "istio-system", "istiod");
     let renew = {
         let (authority, slot) = (authority.clone(), slot.clone());
         move || -> Result<(), IstiodError> {
-            let issued = authority.issue(&id, &HOSTS, SERVING_LIFE)?;
+            let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+            let issued = authority.issue(&id, &hosts, SERVING_LIFE)?;
             Ok(slot.set(&issued.chain, &issued.key)?)
         }
     };
@@ -210,6 +251,13 @@ fn serving_config(authority: &Arc<Authority>, trust_domain: &str) -> Result<Arc<
             }
         }
     });
+    Ok(slot)
+}
+
+/// TLS of 15012: clients may show their certificate.
+fn secure_config(authority: &Authority, slot: Arc<CertSlot>) -> Result<Arc<rustls::ServerConfig>, IstiodError> {
+    let roots = Arc::new(RootSlot::default());
+    roots.set_pem(authority.root_pem())?;
     let tls = ServerTls {
         cert: slot,
         roots: Some(roots),

@@ -4,6 +4,7 @@
 //! Precedence is Istio's. This crate knows nothing of files, Kubernetes' API or Envoy.
 
 mod delegate;
+mod discovery;
 mod entry;
 mod model;
 mod policy;

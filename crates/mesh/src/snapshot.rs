@@ -13,6 +13,7 @@ use istio_api::service_entry::{ServiceEntry, WorkloadEntry};
 use istio_api::{Object, Resource};
 
 use crate::delegate;
+use crate::discovery::discovered;
 use crate::entry::Declared;
 use crate::model::{Service, exported};
 use crate::policy::{self, Authorization, MergedDestinationRule, MtlsMode};
@@ -85,6 +86,7 @@ impl Snapshot {
                 inner.mesh = config.spec.clone();
             }
         }
+        let resources = discovered(resources, &inner.mesh);
         let trust_domain = inner.mesh.trust_domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
         let mut rules: Vec<Arc<Object<DestinationRule>>> = Vec::new();
         for resource in resources {

@@ -243,3 +243,36 @@ spec: {selector: {matchLabels: {app: pay}}, environmentVariables: {D: selected}}
     pod.annotations.clear();
     assert_eq!(told(&pod), Ok((Some(4), "mesh root root root".to_owned())));
 }
+
+#[test]
+fn the_selected_namespaces_are_the_mesh() {
+    let text = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "discoverySelectors: [{matchLabels: {mesh: \"on\"}}]"}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: prod, labels: {mesh: "on"}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: other}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a, namespace: prod}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: b, namespace: other}
+spec: {ports: [{port: 80}]}
+"#;
+    let found = mesh(text);
+    let names: Vec<_> = found.services().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["a"]);
+    let all = mesh(&text.replace("discoverySelectors: [{matchLabels: {mesh: \\\"on\\\"}}]", "{}"));
+    assert_eq!(all.services().count(), 2, "without selectors all are");
+}

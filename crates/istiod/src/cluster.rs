@@ -1,0 +1,158 @@
+//! The control plane of a cluster: what it reads there, keeps there, and answers the API server.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use citadel::{Authority, AuthorityError};
+use kubernetes::{Cluster, Election, Scope, Source};
+use mtls::{CertSlot, ServerTls};
+use sources::Loaded;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::admission::Admission;
+use crate::server::IstiodError;
+use crate::tls;
+
+/// Between two tries to reach an API server that does not answer yet.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The lease of what only one replica does.
+const LEASE: &str = "istio-leader";
+
+/// How a cluster is served.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// How the API server is reached; `None` finds out.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig.
+    pub context: Option<String>,
+    /// Namespace of the control plane.
+    pub namespace: String,
+    /// Its revision.
+    pub revision: String,
+    /// This process' own name among its replicas.
+    pub pod: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Image of sidecars.
+    pub proxy_image: String,
+    /// Where sidecars find istiod; `None`: by its Service.
+    pub discovery: Option<String>,
+    /// Webhooks (15017).
+    pub webhook: SocketAddr,
+}
+
+impl ClusterOptions {
+    /// Istio's names of things that exist once a revision.
+    fn of_revision(&self, name: &str) -> String {
+        if self.revision == "default" { name.to_owned() } else { format!("{name}-{}", self.revision) }
+    }
+
+    fn injector(&self, trust_domain: &str) -> injector::Options {
+        let own = || format!("{}.{}.svc:15012", self.of_revision("istiod"), self.namespace);
+        injector::Options {
+            image: self.proxy_image.clone(),
+            discovery: self.discovery.clone().unwrap_or_else(own),
+            trust_domain: trust_domain.to_owned(),
+            cluster: self.cluster.clone(),
+            revision: self.revision.clone(),
+            ..injector::Options::default()
+        }
+    }
+}
+
+/// What istiod is called where nothing else is said.
+pub(crate) fn own_names() -> Vec<String> {
+    names("istiod", "istio-system")
+}
+
+fn names(service: &str, namespace: &str) -> Vec<String> {
+    let short = format!("{service}.{namespace}");
+    vec![format!("{short}.svc"), format!("{short}.svc.cluster.local"), short]
+}
+
+/// A cluster, reached.
+pub(crate) struct Attached {
+    pub(crate) cluster: Cluster,
+    options: ClusterOptions,
+    webhook: TcpListener,
+    source: Source,
+    trust_domain: String,
+}
+
+impl Attached {
+    /// Reaches the API server, for as long as that takes, and reads or makes the authority there.
+    pub(crate) async fn attach(
+        options: &ClusterOptions,
+        webhook: TcpListener,
+        trust_domain: &str,
+    ) -> Result<(Self, Authority), IstiodError> {
+        let cluster = Cluster::connect(options.kubeconfig.clone(), options.context.clone(), &options.namespace).await?;
+        let authority = loop {
+            match authority(&cluster, trust_domain).await {
+                Ok(authority) => break authority,
+                Err(IstiodError::Cluster(error)) => {
+                    tracing::warn!(%error, "waiting for the cluster");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(other) => return Err(other),
+            }
+        };
+        let source = kubernetes::watch(&cluster, &Scope { mesh_config: options.of_revision("istio") });
+        let trust_domain = trust_domain.to_owned();
+        Ok((Self { cluster, options: options.clone(), webhook, source, trust_domain }, authority))
+    }
+
+    /// Names in our certificate: of this revision's Service, and of the one that tags lead to.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        let mut hosts = names("istiod", &self.options.namespace);
+        if self.options.revision != "default" {
+            hosts.extend(names(&self.options.of_revision("istiod"), &self.options.namespace));
+        }
+        hosts
+    }
+
+    /// All resources, once every kind has been read completely.
+    pub(crate) async fn resources(&self) -> watch::Receiver<Loaded> {
+        self.source.clone().synced().await
+    }
+
+    /// Serves the webhooks, and keeps what the cluster needs of us.
+    pub(crate) fn serve(self, authority: &Authority, slot: &Arc<CertSlot>) -> Result<(), IstiodError> {
+        let Self { cluster, options, webhook, trust_domain, .. } = self;
+        let tls = ServerTls {
+            cert: slot.clone(),
+            roots: None,
+            require_client_cert: false,
+            sans: Vec::new(),
+            alpn: vec![b"http/1.1".to_vec()],
+        };
+        let admission = Admission { injector: options.injector(&trust_domain) };
+        tokio::spawn(crate::admission::serve(tls::accept(webhook, tls.build()?), Arc::new(admission)));
+        // The root of a cluster does not change while a process lives.
+        let (sender, roots) = watch::channel(authority.root_pem().to_owned());
+        let leading = Election::stand(cluster.clone(), &options.of_revision(LEASE), &options.pod);
+        tokio::spawn(async move {
+            tokio::join!(
+                kubernetes::keep_bundles(cluster.clone(), options.revision.clone(), roots.clone()),
+                kubernetes::keep_roots(cluster.clone(), roots, leading),
+            );
+            drop(sender);
+        });
+        Ok(())
+    }
+}
+
+async fn authority(cluster: &Cluster, trust_domain: &str) -> Result<Authority, IstiodError> {
+    let secret = kubernetes::ca_secret(cluster, || Authority::new_root(trust_domain)).await??;
+    let file = |name| secret.file(name);
+    let missing = |name: &str| AuthorityError::Unusable(format!("the Secret of the authority has no {name}"));
+    for name in ["ca-cert.pem", "ca-key.pem"] {
+        if file(name).is_empty() {
+            return Err(missing(name).into());
+        }
+    }
+    Ok(Authority::from_pem(file("ca-cert.pem"), file("ca-key.pem"), file("root-cert.pem"), file("cert-chain.pem"))?)
+}
