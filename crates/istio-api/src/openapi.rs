@@ -19,6 +19,8 @@ use crate::service_entry::{ServiceEntry, WorkloadEntry, WorkloadGroup};
 const MAX_VARIANTS: usize = 64;
 /// A text that every type reads which is made of text: a duration is one.
 const SAMPLE: &str = "0s";
+/// Structs of which one field at most may be there.
+const ALONE: [&str; 1] = ["StringPattern"];
 
 /// The schema of a kind's spec; `None` when the kind is not Istio's, or its type reads what no schema can say.
 pub fn spec(group: &str, kind: &str) -> Option<Value> {
@@ -191,15 +193,22 @@ impl<'de> Deserializer<'de> for Probe<'_> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Unreadable> {
         let mut properties = Map::new();
-        let access =
-            Fields { rest: fields, now: None, properties: &mut properties, round: self.round, more: self.more };
+        let alone = ALONE.contains(&name);
+        // Each round another one.
+        let shown = if alone { fields.chunks(1).nth(self.round).or(fields.chunks(1).last()) } else { Some(fields) };
+        *self.more |= alone && self.round + 1 < fields.len();
+        let rest = shown.unwrap_or_default();
+        let access = Fields { rest, now: None, properties: &mut properties, round: self.round, more: self.more };
         let value = visitor.visit_map(access)?;
         *self.out = json!({"type": "object", "properties": properties});
+        if alone {
+            self.out["maxProperties"] = json!(1);
+        }
         Ok(value)
     }
 

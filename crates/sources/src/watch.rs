@@ -12,7 +12,7 @@ use crate::directory::{Directory, Loaded, Stamp};
 /// Several writes of one edit are gathered this long; nothing is read that was written to in this time.
 const GATHER: Duration = Duration::from_millis(20);
 /// How often quiet is waited for; a file that never rests is read all the same.
-const PATIENCE: usize = 15;
+const PATIENCE: usize = 100;
 /// Between two scans when nothing is heard.
 const RESCAN: Duration = Duration::from_millis(500);
 

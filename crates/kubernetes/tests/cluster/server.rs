@@ -31,6 +31,7 @@ impl ApiServer {
         let folder = tempfile::tempdir().unwrap();
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         std::fs::write(folder.path().join("accounts.key"), key.serialize_pem()).unwrap();
+        std::fs::write(folder.path().join("accounts.pub"), key.public_key_pem()).unwrap();
         std::fs::write(folder.path().join("tokens.csv"), format!("{TOKEN},admin,admin,system:masters\n")).unwrap();
         let mut server = Self { folder, programs, ports: (free_port(), free_port(), free_port()), running: Vec::new() };
         server.write_kubeconfig();
@@ -94,7 +95,7 @@ impl ApiServer {
         api.arg(format!("--secure-port={}", self.ports.2));
         api.arg("--bind-address=127.0.0.1");
         api.arg(format!("--cert-dir={}", file("certs")));
-        api.arg(format!("--service-account-key-file={}", file("accounts.key")));
+        api.arg(format!("--service-account-key-file={}", file("accounts.pub")));
         api.arg(format!("--service-account-signing-key-file={}", file("accounts.key")));
         api.arg("--service-account-issuer=https://kubernetes.default.svc");
         api.arg(format!("--token-auth-file={}", file("tokens.csv")));
