@@ -1,7 +1,6 @@
 //! The way to istiod: gRPC over TLS, verified by the mesh's root and istiod's name.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,15 +16,16 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// A lazily connected channel to istiod at `address` (`HOST:PORT`). `certificate`, once set, is shown to it.
 ///
 /// # Errors
-/// When the roots cannot be read, or TLS cannot be set up.
-pub(crate) fn istiod(address: &str, name: &str, roots: &Path, certificate: Arc<CertSlot>) -> io::Result<Channel> {
-    let pem = std::fs::read_to_string(roots)
-        .map_err(|e| io::Error::other(format!("the roots of the mesh cannot be read from {}: {e}", roots.display())))?;
-    let slot = Arc::new(RootSlot::default());
-    slot.set_pem(&pem).map_err(io::Error::other)?;
+/// When TLS cannot be set up.
+pub(crate) fn istiod(
+    address: &str,
+    name: &str,
+    roots: Arc<RootSlot>,
+    certificate: Arc<CertSlot>,
+) -> io::Result<Channel> {
     let tls = ClientTls {
         cert: Some(certificate),
-        roots: Some(slot),
+        roots: Some(roots),
         sans: vec![SanMatch::Exact(name.to_owned())],
         revoked: Vec::new(),
         sni: Some(name.to_owned()),

@@ -29,7 +29,7 @@ use crate::dns::{self, Names, Resolvers};
 use crate::drain::DrainOptions;
 use crate::identity::Identity;
 use crate::options::AgentOptions;
-use crate::{channel, sidecar};
+use crate::{channel, roots, sidecar};
 use pages::Pages;
 use process::Envoy;
 use relay::Relay;
@@ -55,8 +55,9 @@ pub(crate) async fn run(options: AgentOptions, binary: &Path) -> io::Result<()> 
     let (xds, sds) = (listen(&sockets.xds)?, listen(&sockets.sds)?);
 
     let store: Arc<SecretStore> = Arc::default();
-    let channel =
-        channel::istiod(&options.discovery, &options.istiod_name, &options.roots, store.certificate("default"))?;
+    let mounted = roots::read(&options.roots)?;
+    let certificate = store.certificate("default");
+    let channel = channel::istiod(&options.discovery, &options.istiod_name, mounted.clone(), certificate)?;
     let (issued, certificates) = watch::channel(None);
     let identity = Identity {
         channel: channel.clone(),
@@ -65,8 +66,9 @@ pub(crate) async fn run(options: AgentOptions, binary: &Path) -> io::Result<()> 
         uri: options.telemetry().principal.to_string(),
         seconds: options.certificate_seconds,
         progress: Arc::default(),
-        issued: Some(issued),
+        issued: Some(issued.clone()),
     };
+    tokio::spawn(roots::keep(options.roots.clone(), vec![mounted], Some(issued)));
     tokio::spawn(identity.keep());
     let resolvers = Arc::new(Resolvers::of_pod());
     let names = Arc::new(Names::new(&options.namespace, resolvers.search.clone()));

@@ -19,6 +19,7 @@ mod merge;
 mod options;
 mod redirect;
 mod request;
+mod roots;
 mod sidecar;
 
 pub use app_probes::AppProbes;

@@ -15,12 +15,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use xds::Client;
 
-use crate::channel;
 use crate::dns::{self, Names, Resolvers};
 use crate::follow::Follower;
 use crate::health::{self, Health};
 use crate::identity::Identity;
 use crate::options::AgentOptions;
+use crate::{channel, roots};
 
 /// Istio's extensions that the data plane has; istiod sends what is listed.
 const EXTENSIONS: [&str; 4] = ["istio.stats", "istio.alpn", "istio.metadata_exchange", "envoy.filters.http.router"];
@@ -82,8 +82,9 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
     tokio::spawn(dns::serve_udp(dns_socket, names.clone(), resolvers.clone()));
     tokio::spawn(dns::serve_tcp(dns_listener, names.clone(), resolvers));
 
-    let channel =
-        channel::istiod(&options.discovery, &options.istiod_name, &options.roots, secrets.certificate("default"))?;
+    let mounted = roots::read(&options.roots)?;
+    let certificate = secrets.certificate("default");
+    let channel = channel::istiod(&options.discovery, &options.istiod_name, mounted.clone(), certificate)?;
     let identity = Identity {
         channel: channel.clone(),
         secrets: secrets.clone(),
@@ -93,6 +94,8 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
         progress: progress.clone(),
         issued: None,
     };
+    let trusted = vec![mounted, secrets.roots("ROOTCA")];
+    tokio::spawn(roots::keep(options.roots.clone(), trusted, None));
     tokio::spawn(identity.keep());
     let mut follower = Follower {
         proxy: proxy.clone(),

@@ -4,8 +4,10 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use mtls::SpiffeId;
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -50,12 +52,20 @@ pub struct Issued {
     pub key: String,
 }
 
-/// The certificate authority.
+/// The certificate authority. What signs, and what is trusted, may be replaced while it is used.
 pub struct Authority {
+    signer: ArcSwap<Signer>,
+    /// All roots that are trusted, PEM.
+    roots: ArcSwap<String>,
+}
+
+/// What signs.
+struct Signer {
     issuer: Issuer<'static, KeyPair>,
+    /// Its certificate.
+    cert: String,
     /// What stands between a leaf and the root: nothing for a self-signed root.
     intermediates: String,
-    root: String,
 }
 
 impl std::fmt::Debug for Authority {
@@ -94,7 +104,23 @@ impl Authority {
         let root = if root.trim().is_empty() { cert } else { root };
         let self_signed = cert.trim() == root.trim();
         let intermediates = if self_signed { String::new() } else { format!("{}\n{}", cert.trim(), chain.trim()) };
-        Ok(Self { issuer, intermediates, root: root.to_owned() })
+        let signer = Signer { issuer, cert: cert.trim().to_owned(), intermediates };
+        Ok(Self { signer: ArcSwap::from_pointee(signer), roots: ArcSwap::from_pointee(root.to_owned()) })
+    }
+
+    /// Whether both sign as the same.
+    pub fn signs_as(&self, other: &Self) -> bool {
+        self.signer.load().cert == other.signer.load().cert
+    }
+
+    /// Signs as `other` from now on. What is trusted stays.
+    pub fn sign_as(&self, other: &Self) {
+        self.signer.store(other.signer.load_full());
+    }
+
+    /// Trusts these roots (PEM) from now on: those who are signed for get them with their certificate.
+    pub fn trust(&self, roots: String) {
+        self.roots.store(Arc::new(roots));
     }
 
     /// A new self-signed root and its key, PEM.
@@ -116,9 +142,9 @@ impl Authority {
         Ok((cert.pem(), key.serialize_pem()))
     }
 
-    /// The root, PEM.
-    pub fn root_pem(&self) -> &str {
-        &self.root
+    /// All roots that are trusted, PEM.
+    pub fn root_pem(&self) -> Arc<String> {
+        self.roots.load_full()
     }
 
     /// Signs a request (PEM) for the identity its caller has proved.
@@ -140,8 +166,9 @@ impl Authority {
             }
         }
         request.params = leaf(vec![uri(caller)?], life);
-        let signed = request.signed_by(&self.issuer).map_err(invalid)?;
-        Ok(self.chain(signed.pem()))
+        let signer = self.signer.load();
+        let signed = request.signed_by(&signer.issuer).map_err(invalid)?;
+        Ok(self.chain(signed.pem(), &signer))
     }
 
     /// A key and certificate of our own, for a server of the control plane.
@@ -155,12 +182,15 @@ impl Authority {
             names.push(SanType::DnsName(Ia5String::try_from(*host).map_err(unusable)?));
         }
         let key = KeyPair::generate().map_err(unusable)?;
-        let signed = leaf(names, life).signed_by(&key, &self.issuer).map_err(unusable)?;
-        Ok(Issued { chain: self.chain(signed.pem()).join("\n"), key: key.serialize_pem() })
+        let signer = self.signer.load();
+        let signed = leaf(names, life).signed_by(&key, &signer.issuer).map_err(unusable)?;
+        Ok(Issued { chain: self.chain(signed.pem(), &signer).join("\n"), key: key.serialize_pem() })
     }
 
-    fn chain(&self, leaf: String) -> Vec<String> {
-        [leaf, self.intermediates.clone(), self.root.clone()].into_iter().filter(|pem| !pem.trim().is_empty()).collect()
+    /// Leaf first, the roots last.
+    fn chain(&self, leaf: String, signer: &Signer) -> Vec<String> {
+        let all = [leaf, signer.intermediates.clone(), self.root_pem().to_string()];
+        all.into_iter().filter(|pem| !pem.trim().is_empty()).collect()
     }
 }
 

@@ -4,9 +4,11 @@
 //! by their owner only. This crate knows nothing of configuration or proxies.
 
 mod authority;
+mod roots;
 mod service;
 mod token;
 
 pub use authority::{Authority, AuthorityError, Issued};
+pub use roots::{contains, union};
 pub use service::{CsrService, Judged, Limits, PeerCertificate, caller};
 pub use token::{TokenError, Tokens};

@@ -49,7 +49,7 @@ fn expired(authority: &Authority) -> Arc<CertSlot> {
 
 fn roots(authority: &Authority) -> Arc<RootSlot> {
     let slot = Arc::new(RootSlot::default());
-    slot.set_pem(authority.root_pem()).unwrap();
+    slot.set_pem(&authority.root_pem()).unwrap();
     slot
 }
 

@@ -151,6 +151,18 @@ impl Input {
         }
     }
 
+    /// Adds an object that stands in no text, such as one of a cluster.
+    pub fn add_object(&mut self, value: Value) {
+        let mut object = Object::new(Document::bare(value), Path::new(""), "default");
+        object.file = PathBuf::from(object.title());
+        self.objects.push(object);
+    }
+
+    /// The mesh configuration as a value.
+    pub fn set_mesh_config(&mut self, config: Value) {
+        self.mesh_config = config;
+    }
+
     /// Adds a `MeshConfig` given as a text of its own; one that cannot be read becomes a finding.
     pub fn add_mesh_config(&mut self, file: &Path, text: &str) {
         match yaml::parse(text) {

@@ -36,7 +36,7 @@ impl Access {
 
 /// What is installed.
 #[derive(Clone, Debug, Args)]
-struct Wanted {
+pub(crate) struct Wanted {
     /// File with an IstioOperator; several are laid over each other.
     #[arg(short, long = "filename")]
     filename: Vec<PathBuf>,
@@ -49,7 +49,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn values(&self, namespace: &str) -> Result<Values, String> {
+    pub(crate) fn values(&self, namespace: &str) -> Result<Values, String> {
         let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
         let files = self.filename.iter().map(read).collect::<Result<Vec<String>, String>>()?;
         let mut settings = Vec::new();
@@ -79,6 +79,13 @@ pub struct Install {
     /// Look at everything again afterwards.
     #[arg(long)]
     verify: bool,
+}
+
+/// Change an installed control plane to this version, and to these values.
+#[derive(Debug, Args)]
+pub struct Upgrade {
+    #[command(flatten)]
+    install: Install,
 }
 
 /// Print what would be installed.
@@ -126,7 +133,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Runs a command's future.
-pub(crate) fn run(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+pub(crate) fn run<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(work)
 }
@@ -181,6 +188,42 @@ impl Install {
             println!("✔ Istiod installed");
             if self.verify { verify(&cluster, &objects).await } else { Ok(()) }
         })
+    }
+}
+
+impl Upgrade {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What went wrong, in words; also when there is nothing to upgrade.
+    pub fn run(self, access: &Access) -> Result<(), String> {
+        let values = self.install.wanted.values(&access.namespace)?;
+        let objects = manifest(&values).map_err(|e| e.to_string())?;
+        let image = |deployment: &Value| {
+            let image = deployment.pointer("/spec/template/spec/containers/0/image");
+            image.and_then(Value::as_str).unwrap_or("no image").to_owned()
+        };
+        let istiod = objects.iter().find(|o| o["kind"] == "Deployment");
+        let former = run(async {
+            let cluster = access.connect().await?;
+            match istiod {
+                Some(istiod) => cluster.read(&place(istiod)).await.map_err(|e| e.to_string()),
+                None => Ok(None),
+            }
+        })?;
+        let Some(former) = former else {
+            let (revision, namespace) = (values.revision(), values.namespace());
+            return Err(format!(
+                "there is no revision {revision} in namespace {namespace} to upgrade; put it there with istioctl install"
+            ));
+        };
+        println!(
+            "upgrading {} from {} to {}",
+            values.revision(),
+            image(&former),
+            istiod.map(image).unwrap_or_default()
+        );
+        self.install.run(access)
     }
 }
 

@@ -8,12 +8,14 @@ mod crd;
 mod injection;
 mod manifest;
 mod objects;
+mod precheck;
 mod rbac;
 mod tag;
 mod values;
 
-pub use command::{Access, Install, Manifest, Uninstall, VerifyInstall};
+pub use command::{Access, Install, Manifest, Uninstall, Upgrade, VerifyInstall};
 pub use crd::crds;
 pub use manifest::{manifest, to_yaml};
+pub use precheck::Precheck;
 pub use tag::Tag;
 pub use values::{Values, ValuesError};

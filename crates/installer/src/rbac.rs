@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::values::Values;
 
+const LOOK: [&str; 3] = ["get", "list", "watch"];
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// The service account and its permissions.
@@ -29,7 +30,7 @@ pub(crate) fn rbac(values: &Values, labels: &Value) -> Vec<Value> {
 }
 
 fn cluster_rules(values: &Values) -> Vec<Value> {
-    let look = ["get", "list", "watch"];
+    let look = LOOK;
     let mut rules = vec![
         json!({"apiGroups": [""], "resources": ["namespaces", "nodes", "pods", "services"], "verbs": look}),
         json!({"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": look}),
@@ -50,15 +51,20 @@ fn cluster_rules(values: &Values) -> Vec<Value> {
     for group in groups {
         let kinds: Vec<&str> = CRDS.iter().filter(|k| k.group == group).map(|k| k.plural).collect();
         rules.push(json!({"apiGroups": [group], "resources": kinds, "verbs": look}));
+        if values.writes_status() {
+            let statuses: Vec<String> = kinds.iter().map(|kind| format!("{kind}/status")).collect();
+            rules.push(json!({"apiGroups": [group], "resources": statuses, "verbs": ["patch"]}));
+        }
     }
     rules
 }
 
 fn own_rules(values: &Values) -> Vec<Value> {
+    let look = LOOK;
     vec![
         json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [values.of_revision("istio")],
-            "verbs": ["get", "list", "watch"]}),
-        json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["cacerts", "istio-ca-secret"], "verbs": ["get"]}),
+            "verbs": look}),
+        json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["cacerts", "istio-ca-secret"], "verbs": look}),
         // Names cannot be asked for when something is made.
         json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}),
         json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]}),

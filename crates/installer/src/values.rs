@@ -181,6 +181,11 @@ impl Values {
         self.values.global.multi_cluster.cluster_name.as_deref().filter(|c| !c.is_empty()).unwrap_or("Kubernetes")
     }
 
+    /// Whether istiod writes statuses (Istio's `PILOT_ENABLE_STATUS`).
+    pub fn writes_status(&self) -> bool {
+        self.values.pilot.env.get("PILOT_ENABLE_STATUS").is_none_or(|v| v != "false" && *v != Value::Bool(false))
+    }
+
     /// The image of istiod.
     pub fn pilot_image(&self) -> String {
         self.image(self.values.pilot.image.as_deref())

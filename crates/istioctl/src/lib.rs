@@ -5,6 +5,7 @@
 mod access;
 mod analyze;
 mod ask;
+mod cluster;
 mod experimental;
 mod global;
 mod input;
@@ -45,8 +46,12 @@ enum Command {
     #[command(aliases = ["x", "exp"])]
     Experimental(experimental::Experimental),
     /// Put the control plane into a cluster.
-    #[command(aliases = ["apply", "upgrade"])]
+    #[command(alias = "apply")]
     Install(Box<installer::Install>),
+    /// Change an installed control plane to this version.
+    Upgrade(Box<installer::Upgrade>),
+    /// Look whether an installation or an upgrade will go well.
+    Precheck(installer::Precheck),
     /// Print what would be installed.
     Manifest(installer::Manifest),
     /// Take a control plane out of a cluster.
@@ -80,7 +85,7 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>, mesh: Option<Box<dyn A
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    let session = Session { global: arguments.global, mesh };
+    let session = Session::new(arguments.global, mesh);
     let global = &session.global;
     let result = match arguments.command {
         Command::Analyze(command) => command.run(global),
@@ -91,6 +96,8 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>, mesh: Option<Box<dyn A
         Command::Validate(command) => command.run(global),
         Command::Version(command) => command.run(&session),
         Command::Install(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),
+        Command::Upgrade(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),
+        Command::Precheck(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),
         Command::Manifest(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),
         Command::Uninstall(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),
         Command::VerifyInstall(command) => command.run(&global.access()).map(|()| ExitCode::SUCCESS),

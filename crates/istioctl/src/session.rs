@@ -1,27 +1,39 @@
 //! One run of a command: its flags, and the mesh it is about.
 
+use std::cell::OnceCell;
+
 use crate::access::{Access, Pod, choose};
+use crate::cluster::ByCluster;
 use crate::global::Global;
 
 /// One run of a command.
 pub(crate) struct Session {
     pub(crate) global: Global,
-    pub(crate) mesh: Option<Box<dyn Access>>,
+    /// The mesh that runs on this machine.
+    mesh: Option<Box<dyn Access>>,
+    /// The cluster, once it was asked for.
+    cluster: OnceCell<Result<ByCluster, String>>,
 }
 
 impl Session {
-    /// The mesh.
+    pub(crate) fn new(global: Global, mesh: Option<Box<dyn Access>>) -> Self {
+        Self { global, mesh, cluster: OnceCell::new() }
+    }
+
+    /// The mesh: the cluster that is named, else the mesh that runs here, else the cluster that kubectl would ask.
     ///
     /// # Errors
     /// When there is no way into one.
     pub(crate) fn access(&self) -> Result<&dyn Access, String> {
-        if let Some(file) = &self.global.kubeconfig {
-            return Err(format!("--kubeconfig {file}: clusters cannot be reached yet; use a laptop mesh, or --file"));
+        let named = self.global.kubeconfig.is_some() || self.global.context.is_some();
+        if let Some(mesh) = self.mesh.as_deref().filter(|_| !named) {
+            return Ok(mesh);
         }
-        if let Some(context) = &self.global.context {
-            return Err(format!("--context {context}: clusters cannot be reached yet; use a laptop mesh, or --file"));
+        match self.cluster.get_or_init(|| ByCluster::connect(&self.global.access())) {
+            Ok(cluster) => Ok(cluster),
+            Err(reason) if named => Err(reason.clone()),
+            Err(reason) => Err(format!("no mesh is up here (`meltemi up DIR` starts one), and {reason}")),
         }
-        self.mesh.as_deref().ok_or_else(|| "no mesh is up here; start one with `meltemi up DIR`".to_owned())
     }
 
     /// A pod, with the way to it.

@@ -32,8 +32,15 @@ impl Version {
         let mut value = json!({"clientVersion": {"version": own}});
         let mut lines = vec![format!("client version: {own}")];
         // Without a mesh there is nobody to ask, which is no mistake.
-        if self.remote && (self.xds.wanted() || session.mesh.is_some()) {
-            let answer = status::answer(session, &self.xds)?;
+        let asked = self.remote && (self.xds.wanted() || session.access().is_ok());
+        let answer = asked.then(|| status::answer(session, &self.xds));
+        if let Some(Err(reason)) = &answer {
+            if self.xds.wanted() {
+                return Err(reason.clone());
+            }
+            lines.push(format!("control plane version: unknown, {reason}"));
+        }
+        if let Some(Ok(answer)) = answer {
             let plane = control_plane(session, &answer);
             let versions = status::versions(&answer);
             let shown: Vec<String> = versions.iter().map(|(v, count)| format!("{v} ({count} proxies)")).collect();
@@ -60,7 +67,7 @@ fn control_plane(session: &Session, answer: &Value) -> String {
     let identifier = crate::proxy_config::text(answer, "control_plane.identifier");
     let said = serde_json::from_str::<Value>(identifier).ok();
     let said = said.and_then(|v| v.pointer("/Info/version").and_then(Value::as_str).map(str::to_owned));
-    let page = || session.mesh.as_ref().and_then(|m| m.istiod_page("/version").ok());
+    let page = || session.access().ok().and_then(|m| m.istiod_page("/version").ok());
     said.or_else(|| page().map(|body| String::from_utf8_lossy(&body).trim().to_owned()))
         .unwrap_or_else(|| "unknown".to_owned())
 }

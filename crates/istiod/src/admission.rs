@@ -13,11 +13,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use istio_api::yaml::Document;
-use mesh::Snapshot;
 use serde_json::{Value, json};
 
 use crate::tls::Secured;
+use crate::verdict::{Judgement, judge, warnings};
 
 /// The largest question; an object of Kubernetes has 1.5 MiB at most, and a question may hold two.
 const MAX_BODY: usize = 8 << 20;
@@ -102,36 +101,20 @@ fn inject(question: &Value, options: &injector::Options) -> Value {
     }
 }
 
-/// Whether a resource of Istio's can be in force. What is not built yet is said as a warning: the API server shows it to
-/// whoever applied the resource.
+/// Whether a resource of Istio's can be in force. What is not built yet, and what is probably not meant so, is said as a
+/// warning: the API server shows it to whoever applied the resource.
 fn validate(question: &Value) -> Value {
     let object = &question["object"];
     if question["operation"] == "DELETE" || object.is_null() {
         return json!({"allowed": true});
     }
     let namespace = question["namespace"].as_str().unwrap_or_default();
-    let document = Document::bare(object.clone());
-    let words = |e: &istio_api::validate::FieldError| {
-        let field = e.pointer.trim_start_matches('/').replace('/', ".");
-        if field.is_empty() { e.message.clone() } else { format!("{field}: {}", e.message) }
-    };
-    match istio_api::read(&document, namespace) {
-        Ok(Some(resource)) => {
-            let alone = Snapshot::build([&resource]);
-            let warnings: Vec<String> = pilot::unsupported(&alone)
-                .into_iter()
-                .map(|u| format!("{}: {}", u.pointer.trim_start_matches('/').replace('/', "."), u.reason))
-                .collect();
-            json!({"allowed": true, "warnings": warnings})
-        }
-        Ok(None) => json!({"allowed": true}),
-        // The kind as a whole is not built: it is stored for the day it is, and its author is told.
-        Err(errors) if errors.iter().all(|e| e.pointer == "/kind") => match istio_api::check(&document) {
-            Ok(()) => json!({"allowed": true, "warnings": errors.iter().map(words).collect::<Vec<_>>()}),
-            Err(errors) => refused(&errors.iter().map(words).collect::<Vec<_>>().join("; ")),
-        },
-        Err(errors) => refused(&errors.iter().map(words).collect::<Vec<_>>().join("; ")),
+    let Judgement { refused: reasons, unbuilt } = judge(object, namespace);
+    if !reasons.is_empty() {
+        return refused(&reasons.join("; "));
     }
+    let warnings: Vec<String> = unbuilt.into_iter().chain(warnings(object, namespace)).collect();
+    json!({"allowed": true, "warnings": warnings})
 }
 
 #[cfg(test)]
@@ -175,6 +158,11 @@ mod tests {
         assert!(message.starts_with("spec.http.0.route.0.destination.host: "), "{message}");
         let unknown = validate(&question(object(json!({"hosts": ["pay"], "htp": route}))));
         assert!(unknown["status"]["message"].as_str().unwrap().contains("did you mean \"http\""), "{unknown}");
+        let old = json!([{"match": [{"uri": {"prefix": "/"}}], "route": [{"destination": {"host": "pay"}}]},
+            {"match": [{"uri": {"prefix": "/"}}], "route": [{"destination": {"host": "late"}}]}]);
+        let surprising = validate(&question(object(json!({"hosts": ["pay"], "http": old}))));
+        let warnings = surprising["warnings"].to_string();
+        assert!(surprising["allowed"] == true && warnings.contains("IST0130"), "{surprising}");
         let mut delete = question(Value::Null);
         delete["operation"] = "DELETE".into();
         assert_eq!(validate(&delete)["allowed"], true);

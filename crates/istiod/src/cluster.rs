@@ -5,16 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use citadel::{Authority, AuthorityError};
-use kubernetes::{Cluster, Election, Scope, Source};
-use mtls::{CertSlot, ServerTls};
+use citadel::Authority;
+use kubernetes::{CaSecret, Cluster, Election, Scope, Source};
+use mtls::ServerTls;
 use sources::Loaded;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admission::Admission;
-use crate::server::IstiodError;
-use crate::tls;
+use crate::rotation::{self, Rotation};
+use crate::server::{IstiodError, Serving};
+use crate::{tls, verdict};
 
 /// Between two tries to reach an API server that does not answer yet.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -40,6 +41,10 @@ pub struct ClusterOptions {
     pub proxy_image: String,
     /// Where sidecars find istiod; `None`: by its Service.
     pub discovery: Option<String>,
+    /// How long new roots are spread before anything is signed below them.
+    pub root_spread: Duration,
+    /// Whether statuses of Istio's resources are written.
+    pub status: bool,
     /// Webhooks (15017).
     pub webhook: SocketAddr,
 }
@@ -80,6 +85,8 @@ pub(crate) struct Attached {
     webhook: TcpListener,
     source: Source,
     trust_domain: String,
+    /// The authority's Secret as it was read.
+    secret: CaSecret,
 }
 
 impl Attached {
@@ -90,9 +97,9 @@ impl Attached {
         trust_domain: &str,
     ) -> Result<(Self, Authority), IstiodError> {
         let cluster = Cluster::connect(options.kubeconfig.clone(), options.context.clone(), &options.namespace).await?;
-        let authority = loop {
+        let (secret, authority) = loop {
             match authority(&cluster, trust_domain).await {
-                Ok(authority) => break authority,
+                Ok(found) => break found,
                 Err(IstiodError::Cluster(error)) => {
                     tracing::warn!(%error, "waiting for the cluster");
                     tokio::time::sleep(PAUSE).await;
@@ -102,7 +109,7 @@ impl Attached {
         };
         let source = kubernetes::watch(&cluster, &Scope { mesh_config: options.of_revision("istio") });
         let trust_domain = trust_domain.to_owned();
-        Ok((Self { cluster, options: options.clone(), webhook, source, trust_domain }, authority))
+        Ok((Self { cluster, options: options.clone(), webhook, source, trust_domain, secret }, authority))
     }
 
     /// Names in our certificate: of this revision's Service, and of the one that tags lead to.
@@ -119,11 +126,17 @@ impl Attached {
         self.source.clone().synced().await
     }
 
-    /// Serves the webhooks, and keeps what the cluster needs of us.
-    pub(crate) fn serve(self, authority: &Authority, slot: &Arc<CertSlot>) -> Result<(), IstiodError> {
-        let Self { cluster, options, webhook, trust_domain, .. } = self;
+    /// Serves the webhooks, and keeps what the cluster needs of us; the roots that are trusted, whenever they change.
+    pub(crate) fn serve(
+        self,
+        authority: &Arc<Authority>,
+        serving: &Serving,
+        loaded: &watch::Receiver<Loaded>,
+        life: Duration,
+    ) -> Result<watch::Receiver<String>, IstiodError> {
+        let Self { cluster, options, webhook, trust_domain, secret, .. } = self;
         let tls = ServerTls {
-            cert: slot.clone(),
+            cert: serving.slot.clone(),
             roots: None,
             require_client_cert: false,
             sans: Vec::new(),
@@ -131,28 +144,27 @@ impl Attached {
         };
         let admission = Admission { injector: options.injector(&trust_domain) };
         tokio::spawn(crate::admission::serve(tls::accept(webhook, tls.build()?), Arc::new(admission)));
-        // The root of a cluster does not change while a process lives.
-        let (sender, roots) = watch::channel(authority.root_pem().to_owned());
+        let (given, roots) = watch::channel(authority.root_pem().to_string());
+        let (authority, signs) = (authority.clone(), serving.renew.clone());
+        let rotation = Rotation { authority, given, signs, spread: options.root_spread, life };
+        tokio::spawn(rotation.keep(kubernetes::follow_ca(cluster.clone(), secret)));
         let leading = Election::stand(cluster.clone(), &options.of_revision(LEASE), &options.pod);
-        tokio::spawn(async move {
-            tokio::join!(
-                kubernetes::keep_bundles(cluster.clone(), options.revision.clone(), roots.clone()),
-                kubernetes::keep_roots(cluster.clone(), roots, leading),
-            );
-            drop(sender);
-        });
-        Ok(())
+        if options.status {
+            tokio::spawn(verdict::keep(cluster.clone(), loaded.clone(), leading.clone()));
+        }
+        tokio::spawn(kubernetes::keep_bundles(cluster.clone(), options.revision.clone(), roots.clone()));
+        tokio::spawn(kubernetes::keep_roots(cluster, roots.clone(), leading));
+        Ok(roots)
     }
 }
 
-async fn authority(cluster: &Cluster, trust_domain: &str) -> Result<Authority, IstiodError> {
+/// The authority of the cluster's Secret. Roots that workloads were given before are trusted as well: certificates below
+/// them may still live.
+async fn authority(cluster: &Cluster, trust_domain: &str) -> Result<(CaSecret, Authority), IstiodError> {
     let secret = kubernetes::ca_secret(cluster, || Authority::new_root(trust_domain)).await??;
-    let file = |name| secret.file(name);
-    let missing = |name: &str| AuthorityError::Unusable(format!("the Secret of the authority has no {name}"));
-    for name in ["ca-cert.pem", "ca-key.pem"] {
-        if file(name).is_empty() {
-            return Err(missing(name).into());
-        }
+    let authority = rotation::read(&secret)?;
+    if let Some(former) = kubernetes::given_roots(cluster).await? {
+        authority.trust(citadel::union(&authority.root_pem(), &former));
     }
-    Ok(Authority::from_pem(file("ca-cert.pem"), file("ca-key.pem"), file("root-cert.pem"), file("cert-chain.pem"))?)
+    Ok((secret, authority))
 }

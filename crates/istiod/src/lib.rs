@@ -10,8 +10,10 @@ mod cluster;
 mod debug;
 mod generator;
 mod jwks;
+mod rotation;
 mod server;
 mod tls;
+mod verdict;
 
 pub use cluster::ClusterOptions;
 pub use server::{Istiod, IstiodError, IstiodOptions, SourceOptions};
@@ -80,6 +82,13 @@ struct ClusterArguments {
     /// Image of sidecars.
     #[arg(long, env = "PROXY_IMAGE", default_value = "meltemi:latest")]
     proxy_image: String,
+    /// How long new roots of the mesh are spread, in seconds, before anything is signed below them: the kubelet needs a
+    /// minute or two to bring them into pods.
+    #[arg(long, env = "ROOT_SPREAD_SECONDS", default_value_t = 300)]
+    root_spread_seconds: u64,
+    /// Whether statuses are written: what is in force, and what analyzers find (Istio's PILOT_ENABLE_STATUS).
+    #[arg(long, env = "PILOT_ENABLE_STATUS", default_value_t = true, action = clap::ArgAction::Set)]
+    status: bool,
     /// `host:port` at which sidecars find istiod; else by its Service.
     #[arg(long, env = "DISCOVERY_ADDRESS")]
     discovery_address: Option<String>,
@@ -96,6 +105,8 @@ impl ClusterArguments {
             cluster: self.cluster_id,
             proxy_image: self.proxy_image,
             discovery: self.discovery_address,
+            status: self.status,
+            root_spread: Duration::from_secs(self.root_spread_seconds),
             webhook,
         }
     }

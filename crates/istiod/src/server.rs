@@ -12,7 +12,7 @@ use mtls::{CertSlot, RootSlot, ServerTls, SpiffeId};
 use parking_lot::RwLock;
 use sources::{Directory, Loaded};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Status};
@@ -141,7 +141,7 @@ impl Istiod {
     /// When one does.
     pub async fn run(self) -> Result<(), IstiodError> {
         let hosts = self.attached.as_ref().map_or_else(cluster::own_names, Attached::hosts);
-        let slot = serving_certificate(&self.authority, &self.options.trust_domain, hosts)?;
+        let serving = Serving::new(&self.authority, &self.options.trust_domain, hosts)?;
         let loaded = match (&self.options.source, &self.attached) {
             (SourceOptions::Directory { paths, overlay, namespace, .. }, _) => {
                 let mut directory = Directory::new(paths.clone(), namespace);
@@ -157,8 +157,11 @@ impl Istiod {
             cluster: self.attached.as_ref().map(|a| a.cluster.clone()),
             trust_domain: self.options.trust_domain.as_str().into(),
         };
+        let roots = Arc::new(RootSlot::default());
+        roots.set_pem(&self.authority.root_pem())?;
         if let Some(attached) = self.attached {
-            attached.serve(&self.authority, &slot)?;
+            let given = attached.serve(&self.authority, &serving, &loaded, self.options.certificate_life)?;
+            tokio::spawn(follow_roots(roots.clone(), given));
         }
         let translator = Translator {
             snapshot: RwLock::new(loaded.borrow().snapshot.clone()),
@@ -176,7 +179,7 @@ impl Istiod {
         tokio::spawn(debug::serve(self.monitoring, state.clone()));
         tokio::spawn(debug::serve(self.ready, state));
         tokio::spawn(follow(ads.clone(), loaded));
-        let config = secure_config(&self.authority, slot)?;
+        let config = secure_config(roots, serving.slot)?;
         tracing::info!(secure = %self.options.secure, plain = %self.options.plain, "istiod serves");
         let plain = builder()
             .add_service(AggregatedDiscoveryServiceServer::new(ads.clone()))
@@ -227,39 +230,55 @@ fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
 }
 
 /// Our own certificate, renewed in time.
-fn serving_certificate(
-    authority: &Arc<Authority>,
-    trust_domain: &str,
-    hosts: Vec<String>,
-) -> Result<Arc<CertSlot>, IstiodError> {
-    let slot = Arc::new(CertSlot::default());
-    let id = SpiffeId::new(trust_domain, "istio-system", "istiod");
-    let renew = {
-        let (authority, slot) = (authority.clone(), slot.clone());
-        move || -> Result<(), IstiodError> {
-            let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
-            let issued = authority.issue(&id, &hosts, SERVING_LIFE)?;
-            Ok(slot.set(&issued.chain, &issued.key)?)
-        }
-    };
-    renew()?;
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(SERVING_LIFE / 2).await;
-            if let Err(error) = renew() {
-                tracing::error!(%error, "istiod's own certificate was not renewed");
+pub(crate) struct Serving {
+    pub(crate) slot: Arc<CertSlot>,
+    /// Told to renew it at once.
+    pub(crate) renew: Arc<Notify>,
+}
+
+impl Serving {
+    fn new(authority: &Arc<Authority>, trust_domain: &str, hosts: Vec<String>) -> Result<Self, IstiodError> {
+        let serving = Self { slot: Arc::default(), renew: Arc::default() };
+        let id = SpiffeId::new(trust_domain, "istio-system", "istiod");
+        let issue = {
+            let (authority, slot) = (authority.clone(), serving.slot.clone());
+            move || -> Result<(), IstiodError> {
+                let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+                let issued = authority.issue(&id, &hosts, SERVING_LIFE)?;
+                Ok(slot.set(&issued.chain, &issued.key)?)
             }
+        };
+        issue()?;
+        let renew = serving.renew.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(SERVING_LIFE / 2) => {}
+                    () = renew.notified() => {}
+                }
+                if let Err(error) = issue() {
+                    tracing::error!(%error, "istiod's own certificate was not renewed");
+                }
+            }
+        });
+        Ok(serving)
+    }
+}
+
+/// Trusts, of clients, what workloads are given.
+async fn follow_roots(slot: Arc<RootSlot>, mut given: watch::Receiver<String>) {
+    while given.changed().await.is_ok() {
+        let roots = given.borrow_and_update().clone();
+        if let Err(error) = slot.set_pem(&roots) {
+            tracing::error!(%error, "the new roots cannot be used");
         }
-    });
-    Ok(slot)
+    }
 }
 
 /// TLS of 15012: clients may show their certificate.
-fn secure_config(authority: &Authority, slot: Arc<CertSlot>) -> Result<Arc<rustls::ServerConfig>, IstiodError> {
-    let roots = Arc::new(RootSlot::default());
-    roots.set_pem(authority.root_pem())?;
+fn secure_config(roots: Arc<RootSlot>, cert: Arc<CertSlot>) -> Result<Arc<rustls::ServerConfig>, IstiodError> {
     let tls = ServerTls {
-        cert: slot,
+        cert,
         roots: Some(roots),
         require_client_cert: false,
         sans: Vec::new(),

@@ -1,17 +1,31 @@
 //! Where the certificate authority's key is kept: Secrets under Istio's names.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt as _;
+use futures_util::stream::select;
+use kube::Api;
+use kube::core::DynamicObject;
+use kube::runtime::watcher::{Config, watcher};
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
+use crate::cache::data;
 use crate::cluster::{Cluster, ClusterError, Place};
+use crate::kind::Kind;
+use crate::roots;
 
 /// A plugged-in authority.
 const PLUGGED: &str = "cacerts";
 /// Our own, self-signed.
 const OWN: &str = "istio-ca-secret";
+const SECRETS: Kind = Kind { group: "", versions: &["v1"], kind: "Secret", plural: "secrets" };
+/// After a failure.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// An authority's files by their name in the Secret: `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, `cert-chain.pem`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -20,6 +34,12 @@ pub struct CaSecret(BTreeMap<String, String>);
 impl std::fmt::Debug for CaSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl<'a> FromIterator<(&'a str, String)> for CaSecret {
+    fn from_iter<I: IntoIterator<Item = (&'a str, String)>>(files: I) -> Self {
+        Self(files.into_iter().map(|(name, text)| (name.to_owned(), text)).collect())
     }
 }
 
@@ -47,11 +67,9 @@ pub async fn ca_secret<E>(
     cluster: &Cluster,
     create: impl FnOnce() -> Result<(String, String), E>,
 ) -> Result<Result<CaSecret, E>, ClusterError> {
-    let list = Place::list("v1", "secrets", Some(&cluster.namespace));
-    for name in [PLUGGED, OWN] {
-        if let Some(found) = cluster.read(&list.object(name)).await? {
-            return Ok(Ok(CaSecret::read(&found)));
-        }
+    let list = secrets(cluster);
+    if let Some(found) = present(cluster).await? {
+        return Ok(Ok(found));
     }
     let (cert, key) = match create() {
         Ok(made) => made,
@@ -73,4 +91,57 @@ pub async fn ca_secret<E>(
         }
         Err(error) => Err(error),
     }
+}
+
+fn secrets(cluster: &Cluster) -> Place {
+    Place::list("v1", "secrets", Some(&cluster.namespace))
+}
+
+/// The authority that is there.
+async fn present(cluster: &Cluster) -> Result<Option<CaSecret>, ClusterError> {
+    for name in [PLUGGED, OWN] {
+        if let Some(found) = cluster.read(&secrets(cluster).object(name)).await? {
+            return Ok(Some(CaSecret::read(&found)));
+        }
+    }
+    Ok(None)
+}
+
+/// Follows the authority's Secret from `first` on: each other one that comes into force there. One that is deleted
+/// changes nothing.
+pub fn follow_ca(cluster: Cluster, first: CaSecret) -> watch::Receiver<CaSecret> {
+    let (sender, receiver) = watch::channel(first);
+    tokio::spawn(async move {
+        let api: Api<DynamicObject> = Api::namespaced_with(cluster.client(), &cluster.namespace, &SECRETS.resource(0));
+        // Single objects by name: that is all that istiod may read.
+        let named = |name| watcher(api.clone(), Config::default().fields(&format!("metadata.name={name}")));
+        let mut events = pin!(select(named(PLUGGED), named(OWN)));
+        while let Some(event) = events.next().await {
+            let found = match event {
+                Ok(_) => present(&cluster).await,
+                Err(error) => {
+                    tracing::debug!(%error, "the authority is not followed for the moment");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            if let Ok(Some(found)) = found {
+                sender.send_if_modified(|now| std::mem::replace(now, found.clone()) != found);
+            }
+            if sender.is_closed() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// The roots that were last given to the workloads of the control plane's own namespace (PEM), if any were.
+///
+/// # Errors
+/// When the server refuses or does not answer.
+pub async fn given_roots(cluster: &Cluster) -> Result<Option<String>, ClusterError> {
+    let place = Place::list("v1", "configmaps", Some(&cluster.namespace)).object(roots::NAME);
+    let map = cluster.read(&place).await?;
+    Ok(map.and_then(|map| data(&map, roots::KEY).map(str::to_owned)))
 }

@@ -7,6 +7,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::Value;
 
+use crate::kind::Kind;
+
+/// Objects of one page of a list.
+const PAGE: u32 = 500;
 /// Who writes, for server-side apply.
 const MANAGER: &str = "meltemi";
 
@@ -62,6 +66,12 @@ impl Place {
     pub fn object(&self, name: &str) -> Self {
         Self(format!("{}/{name}", self.0))
     }
+
+    /// The status of an object.
+    #[must_use]
+    pub fn status(&self) -> Self {
+        Self(format!("{}/status", self.0))
+    }
 }
 
 /// An API server, and where our own objects are kept there. Cheap to clone.
@@ -104,6 +114,14 @@ impl Cluster {
 
     pub(crate) fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// What the server says about its own version.
+    ///
+    /// # Errors
+    /// When the server refuses or does not answer.
+    pub async fn version(&self) -> Result<Value, ClusterError> {
+        self.send(Method::GET, "/version", None, &Value::Null).await
     }
 
     /// An object; `None` when there is none.
@@ -151,6 +169,15 @@ impl Cluster {
         self.send(Method::PATCH, &place.0, Some("application/json-patch+json"), operations).await
     }
 
+    /// JSON merge patch (RFC 7386): lists are replaced as a whole. With `metadata.resourceVersion` only that version of
+    /// the object is changed.
+    ///
+    /// # Errors
+    /// When somebody else was faster (a conflict), or the server refuses or does not answer.
+    pub async fn merge(&self, place: &Place, part: &Value) -> Result<Value, ClusterError> {
+        self.send(Method::PATCH, &place.0, Some("application/merge-patch+json"), part).await
+    }
+
     /// Deletes an object; whether there was one.
     ///
     /// # Errors
@@ -171,6 +198,45 @@ impl Cluster {
         let path = label.map_or_else(|| list.0.clone(), |label| format!("{}?labelSelector={label}", list.0));
         let mut answer = self.send(Method::GET, &path, None, &Value::Null).await?;
         Ok(answer["items"].as_array_mut().map(std::mem::take).unwrap_or_default())
+    }
+
+    /// Passes every object of a kind to `each`, page by page; of its versions the first that is served is asked. A kind
+    /// that is not installed has none.
+    ///
+    /// # Errors
+    /// When the server refuses or does not answer; some objects may have been passed then.
+    pub async fn each(&self, kind: &Kind, mut each: impl FnMut(Value)) -> Result<(), ClusterError> {
+        for version in kind.versions {
+            let api = if kind.group.is_empty() { (*version).to_owned() } else { format!("{}/{version}", kind.group) };
+            match self.pages(&Place::list(&api, kind.plural, None), &api, kind.kind, &mut each).await {
+                Err(error) if error.is_absent() => {}
+                done => return done,
+            }
+        }
+        Ok(())
+    }
+
+    async fn pages(
+        &self,
+        list: &Place,
+        api: &str,
+        kind: &str,
+        each: &mut impl FnMut(Value),
+    ) -> Result<(), ClusterError> {
+        let mut next = String::new();
+        loop {
+            let path = format!("{}?limit={PAGE}&continue={next}", list.0);
+            let mut page = self.send(Method::GET, &path, None, &Value::Null).await?;
+            next = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+            for mut object in page["items"].as_array_mut().map(std::mem::take).unwrap_or_default() {
+                object["apiVersion"] = api.into();
+                object["kind"] = kind.into();
+                each(object);
+            }
+            if next.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     async fn send(&self, method: Method, path: &str, kind: Option<&str>, body: &Value) -> Result<Value, ClusterError> {

@@ -8,6 +8,7 @@ mod authority;
 mod bundle;
 mod cache;
 mod cluster;
+mod forward;
 mod kind;
 mod lease;
 mod roots;
@@ -15,7 +16,7 @@ mod slim;
 mod token;
 mod watch;
 
-pub use authority::{CaSecret, ca_secret};
+pub use authority::{CaSecret, ca_secret, follow_ca, given_roots};
 pub use bundle::keep_bundles;
 pub use cluster::{Cluster, ClusterError, Place};
 pub use kind::{CRDS, Kind};

@@ -18,9 +18,9 @@ use crate::kind::Kind;
 use crate::lease::Leading;
 
 /// The ConfigMap's name.
-const NAME: &str = "istio-ca-root-cert";
+pub(crate) const NAME: &str = "istio-ca-root-cert";
 /// Its key.
-const KEY: &str = "root-cert.pem";
+pub(crate) const KEY: &str = "root-cert.pem";
 /// Namespaces without workloads of the mesh, as Istio has them.
 const LEFT_OUT: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 /// After a failure.

@@ -19,7 +19,7 @@ struct Citadel {
 
 impl Issuer for Citadel {
     fn credentials(&self, namespace: &str, service_account: &str) -> Result<(String, String), String> {
-        Ok((self.tokens.mint(namespace, service_account, LIFE), self.authority.root_pem().to_owned()))
+        Ok((self.tokens.mint(namespace, service_account, LIFE), self.authority.root_pem().to_string()))
     }
 
     fn trust_domain(&self) -> &'static str {

@@ -46,7 +46,8 @@ impl ApiServer {
         Cluster::connect(Some(self.kubeconfig()), None, "istio-system").await.unwrap()
     }
 
-    fn kubeconfig(&self) -> PathBuf {
+    /// How it is reached.
+    pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
 
@@ -156,6 +157,7 @@ fn programs() -> Option<(PathBuf, PathBuf)> {
     Some((etcd, api))
 }
 
-fn free_port() -> u16 {
+/// A port that nobody has.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

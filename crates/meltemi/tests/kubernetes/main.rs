@@ -113,6 +113,11 @@ fn number(report: &Value, pointer: &str) -> u64 {
 }
 
 fn install(node: &Node) {
+    let said = node.istioctl(&["precheck"]);
+    assert!(said.contains("safe to install"), "{said}");
+    node.istioctl(&["install", "--dry-run"]);
+    assert!(!node.try_kubectl(&["get", "namespace", "istio-system"]).status.success(), "a dry run changes nothing");
+    assert!(!node.try_istioctl(&["upgrade", "-y"]).status.success(), "there is nothing to upgrade");
     node.istioctl(&[
         "install",
         "-y",
@@ -164,6 +169,7 @@ fn the_mesh_on_a_cluster() {
     shop(&node);
     injected(&node);
     traffic(&node);
+    commands(&node);
     security(&node);
     refused(&node);
     survival(&node);
@@ -198,6 +204,28 @@ fn traffic(node: &Node) {
     assert!((15..=75).contains(&second), "about one of ten: {report:#}");
 }
 
+/// The commands reach istiod and pods through the API server, and istiod writes statuses.
+fn commands(node: &Node) {
+    node.until("every proxy to be SYNCED", || {
+        let table = node.istioctl(&["proxy-status"]);
+        let rows: Vec<&str> = table.lines().skip(1).collect();
+        rows.len() == 5 && rows.iter().all(|r| r.matches("SYNCED").count() >= 4 && !r.contains("STALE"))
+    });
+    let clusters = node.istioctl(&["proxy-config", "cluster", "deploy/order-service.production"]);
+    assert!(clusters.contains("payment-api.production.svc.cluster.local"), "{clusters}");
+    let routes = ["virtualservice", "payment-api", "-n", "production"];
+    node.until("the status", || {
+        let object = node.get(&routes);
+        let good = |kind: &str| {
+            let all = object["status"]["conditions"].as_array().into_iter().flatten();
+            all.into_iter().any(|c| c["type"] == kind && c["status"] == "True")
+        };
+        good("Reconciled")
+            && good("PassedAnalysis")
+            && object["status"]["observedGeneration"] == object["metadata"]["generation"]
+    });
+}
+
 fn security(node: &Node) {
     let inside = |path: &str| {
         let url = format!("http://payment-api.production:8080{path}");
@@ -214,13 +242,22 @@ fn security(node: &Node) {
 }
 
 fn refused(node: &Node) {
-    let bad = SPLIT.replace("hosts: [payment-api]", "hosts: []");
+    let bad = SPLIT.replace(
+        "{destination: {host: payment-api, subset: v1}, weight: 90}",
+        "{destination: {subset: v1}, weight: 90}",
+    );
     let output = node.try_apply(&bad);
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        !output.status.success() && words.contains("spec.hosts: a VirtualService needs at least one host"),
-        "{words}"
+    assert!(!output.status.success() && words.contains("spec.http.1.route.0.destination.host: "), "{words}");
+    // What may be meant is taken, with a warning.
+    let doubtful = SPLIT.replace(
+        "  - match: [{headers",
+        "  - route: [{destination: {host: payment-api, subset: v1}}]\n  - match: [{headers",
     );
+    let output = node.try_apply(&doubtful);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && words.contains("Warning: IST0130"), "{words}");
+    node.apply(SPLIT);
     let typo = SPLIT.replace("subset: v2", "subste: v2");
     let output = node.try_apply(&typo);
     let words = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,0 +1,47 @@
+//! Pages of ports inside pods, through the API server: also those that listen on a pod's loopback address.
+
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+
+use crate::cluster::{Cluster, ClusterError};
+
+/// The largest page: a dump of a large mesh.
+const MAX_PAGE: usize = 256 << 20;
+
+impl Cluster {
+    /// The body of a page. `Err` within `Ok`: the pod answers, with another status than 200.
+    ///
+    /// # Errors
+    /// When the API server refuses, or nobody answers in the pod.
+    pub async fn page(
+        &self,
+        (namespace, pod): (&str, &str),
+        port: u16,
+        method: Method,
+        path: &str,
+    ) -> Result<Result<Vec<u8>, String>, ClusterError> {
+        let broken = |e: &dyn std::fmt::Display| {
+            ClusterError::Unreachable(format!("port {port} of pod {namespace}/{pod} cannot be asked: {e}"))
+        };
+        let pods: Api<Pod> = Api::namespaced(self.client(), namespace);
+        let mut forward = pods.portforward(pod, &[port]).await.map_err(|e| broken(&e))?;
+        let stream = forward.take_stream(port).ok_or_else(|| broken(&"no stream"))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
+        let driver = tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|e| broken(&e))?;
+        let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_PAGE).collect().await.map_err(|e| broken(&e))?;
+        driver.abort();
+        let body = body.to_bytes().to_vec();
+        if status.is_success() {
+            return Ok(Ok(body));
+        }
+        Ok(Err(format!("{}: {}", status.as_u16(), String::from_utf8_lossy(&body).trim())))
+    }
+}
