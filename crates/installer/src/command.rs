@@ -1,13 +1,14 @@
 //! `istioctl install`, `manifest generate`, `uninstall` and `verify-install`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use kubernetes::{Cluster, ClusterError, Place};
 use serde_json::Value;
 
+use crate::chart::chart;
 use crate::manifest::{MANAGER, manifest, to_yaml};
 use crate::objects::{apply, condition, place, rolled_out, title, wait};
 use crate::values::Values;
@@ -102,6 +103,11 @@ enum ManifestCommand {
         #[command(flatten)]
         wanted: Wanted,
     },
+    /// Write a Helm chart that installs the same, with the same values (those below `values`, meshConfig, revision).
+    Chart {
+        /// The folder, which is made.
+        folder: PathBuf,
+    },
 }
 
 /// Take a control plane out of a cluster.
@@ -159,11 +165,25 @@ impl Manifest {
     /// # Errors
     /// What went wrong, in words.
     pub fn run(self, access: &Access) -> Result<(), String> {
-        let ManifestCommand::Generate { wanted } = self.command;
+        let wanted = match self.command {
+            ManifestCommand::Generate { wanted } => wanted,
+            ManifestCommand::Chart { folder } => return write_chart(&folder),
+        };
         let objects = manifest(&wanted.values(&access.namespace)?).map_err(|e| e.to_string())?;
         print!("{}", to_yaml(&objects).map_err(|e| e.to_string())?);
         Ok(())
     }
+}
+
+fn write_chart(folder: &Path) -> Result<(), String> {
+    for (path, text) in chart().map_err(|e| e.to_string())? {
+        let file = folder.join(path);
+        let parent = file.parent().unwrap_or(folder);
+        let written = std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&file, text));
+        written.map_err(|e| format!("{}: {e}", file.display()))?;
+    }
+    println!("the chart is in {}; helm install istiod {0} -n istio-system --create-namespace", folder.display());
+    Ok(())
 }
 
 impl Install {

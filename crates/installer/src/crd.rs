@@ -1,5 +1,7 @@
 //! CustomResourceDefinitions of Istio's kinds.
 
+mod rules;
+
 use istio_api::openapi;
 use kubernetes::{CRDS, Kind};
 use serde_json::{Value, json};
@@ -45,7 +47,11 @@ fn category(kind: &Kind) -> String {
 fn schema(kind: &Kind) -> Value {
     // A kind whose type no schema can describe is checked by the webhook alone; a test keeps that from happening.
     let open = || json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    let spec = openapi::spec(kind.group, kind.kind).unwrap_or_else(open);
+    let mut spec = openapi::spec(kind.group, kind.kind).unwrap_or_else(open);
+    let rules = rules::of(kind.kind, &spec);
+    if !rules.is_empty() {
+        spec["x-kubernetes-validations"] = Value::Array(rules);
+    }
     let text = json!({"type": "string"});
     let number = json!({"type": "integer", "format": "int64"});
     let condition = json!({"type": "object", "properties": {

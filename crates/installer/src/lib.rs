@@ -3,6 +3,7 @@
 //! Promise: the same values give the same manifest, byte for byte; permissions are the smallest that work; a value that
 //! would change nothing is refused by name. CustomResourceDefinitions come from the Rust types that read the resources.
 
+mod chart;
 mod command;
 mod crd;
 mod injection;
@@ -13,6 +14,7 @@ mod rbac;
 mod tag;
 mod values;
 
+pub use chart::chart;
 pub use command::{Access, Install, Manifest, Uninstall, Upgrade, VerifyInstall};
 pub use crd::crds;
 pub use manifest::{manifest, to_yaml};

@@ -90,6 +90,13 @@ async fn the_api_server_takes_the_manifest_and_keeps_resources_whole() {
     let wrong = json!({"hosts": "pay"});
     let error = cluster.create(&list, &routes(wrong)).await.unwrap_err().to_string();
     assert!(error.contains("spec.hosts"), "{error}");
+    // Rules between fields are the API server's own, too.
+    let entries = Place::list("networking.istio.io/v1", "serviceentries", Some("default"));
+    let both = json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+        "metadata": {"name": "both", "namespace": "default"},
+        "spec": {"hosts": ["out.example"], "workloadSelector": {"labels": {"app": "a"}}, "endpoints": [{"address": "10.0.0.1"}]}});
+    let error = cluster.create(&entries, &both).await.unwrap_err().to_string();
+    assert!(error.contains("only one of workloadSelector, endpoints may be set"), "{error}");
     for object in &hooks {
         apply(object).await;
     }

@@ -54,7 +54,7 @@ impl ProxyStatus {
         if self.pod.is_some() || self.file.is_some() {
             return diff::run(session, &self.xds, self.pod.as_deref(), self.file.as_deref());
         }
-        let mut answers = vec![answer(session, &self.xds)?];
+        let mut answers = answers(session, &self.xds)?;
         if let Some(namespace) = &session.global.namespace {
             answers.iter_mut().for_each(|a| only(a, namespace));
         }
@@ -69,6 +69,23 @@ impl ProxyStatus {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What each istiod says of its proxies.
+fn answers(session: &Session, xds: &Xds) -> Result<Vec<Answer>, String> {
+    if xds.wanted() {
+        return Ok(vec![answer(session, xds)?]);
+    }
+    let page = session.access()?.istiod_page("/debug/syncz")?;
+    let rows: Vec<Value> = serde_json::from_slice(&page).map_err(|e| format!("istiod's answer is no JSON: {e}"))?;
+    let mut by_istiod = std::collections::BTreeMap::<String, Vec<Value>>::new();
+    for row in rows {
+        by_istiod.entry(text(&row, "istiod").to_owned()).or_default().push(row);
+    }
+    if by_istiod.is_empty() {
+        by_istiod.insert(String::new(), Vec::new());
+    }
+    Ok(by_istiod.into_values().map(|rows| of_rows(&Value::Array(rows))).collect())
 }
 
 /// What istiod says of every proxy, asked directly or through the mesh.

@@ -207,9 +207,9 @@ fn traffic(node: &Node) {
 /// The commands reach istiod and pods through the API server, and istiod writes statuses.
 fn commands(node: &Node) {
     node.until("every proxy to be SYNCED", || {
-        let table = node.istioctl(&["proxy-status"]);
+        let table = node.istioctl(&["proxy-status", "-v", "1"]);
         let rows: Vec<&str> = table.lines().skip(1).collect();
-        rows.len() == 5 && rows.iter().all(|r| r.matches("SYNCED").count() >= 4 && !r.contains("STALE"))
+        rows.len() == 5 && rows.iter().all(|row| row.matches("SYNCED").count() == 4)
     });
     let clusters = node.istioctl(&["proxy-config", "cluster", "deploy/order-service.production"]);
     assert!(clusters.contains("payment-api.production.svc.cluster.local"), "{clusters}");
