@@ -16,7 +16,7 @@ use tonic::transport::Endpoint;
 use xds::{Applied, Apply, Client, Want, types};
 
 /// Nothing has come for this long: all is there.
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(5);
 
 /// What all sidecars have got.
 #[derive(Debug, Default)]
@@ -91,6 +91,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let client = Client { channel, node: node(index)? };
         let mut sidecar = Sidecar { got: got.clone(), clusters: BTreeSet::new(), routes: BTreeSet::new() };
         tokio::spawn(async move { client.run(&mut sidecar).await });
+    }
+    while got.messages.load(Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     report(&got, istiod, count, "connected", begun, before).await;
 

@@ -46,7 +46,9 @@ fn pod(object: &mut Value) {
                 .collect();
             serde_json::json!({"name": c["name"], "ports": ports})
         });
-        let kept: Vec<Value> = kept.collect();
+        // What has no named port and is no sidecar is nobody's concern.
+        let matters = |c: &Value| c["name"] == "istio-proxy" || c["ports"].as_array().is_some_and(|p| !p.is_empty());
+        let kept: Vec<Value> = kept.filter(matters).collect();
         if !kept.is_empty() {
             spec.insert(list.to_owned(), Value::Array(kept));
         }

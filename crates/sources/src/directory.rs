@@ -98,6 +98,11 @@ impl Directory {
         stamps.len() == self.files.len() && stamps.iter().all(|(p, s)| self.files.get(p).is_some_and(|k| k.stamp == *s))
     }
 
+    /// Whether a file that had content is empty now: whoever truncates a file is about to write it.
+    pub(crate) fn is_truncated(&self, stamps: &[(PathBuf, Stamp)]) -> bool {
+        stamps.iter().any(|(p, s)| s.1 == 0 && self.files.get(p).is_some_and(|k| k.stamp.1 > 0))
+    }
+
     /// Reads what has changed since the last time; `None` when nothing has.
     pub fn refresh(&mut self) -> Option<Loaded> {
         let found = self.stamps();

@@ -70,7 +70,7 @@ fn settled(source: &Directory) -> Vec<(PathBuf, Stamp)> {
         }
         std::thread::sleep(GATHER);
         let now = source.stamps();
-        if now == last {
+        if now == last && !source.is_truncated(&now) {
             break;
         }
         last = now;

@@ -63,36 +63,10 @@ spec:
 "#;
 
 /// Nine of ten to v1, users of the canary to v2.
-const SPLIT: &str = r#"
-apiVersion: networking.istio.io/v1alpha3
-kind: VirtualService
-metadata: {name: payment-api, namespace: production}
-spec:
-  hosts: [payment-api]
-  http:
-  - match: [{headers: {x-canary-user: {exact: "true"}}}]
-    route: [{destination: {host: payment-api, subset: v2}}]
-  - route:
-    - {destination: {host: payment-api, subset: v1}, weight: 90}
-    - {destination: {host: payment-api, subset: v2}, weight: 10}
-    retries: {attempts: 3, retryOn: "5xx,reset,connect-failure"}
----
-apiVersion: networking.istio.io/v1alpha3
-kind: DestinationRule
-metadata: {name: payment-api, namespace: production}
-spec:
-  host: payment-api
-  subsets:
-  - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}}
-"#;
+const SPLIT: &str = include_str!("../../../../examples/shop/istio/payment-api.yaml");
 
-const STRICT: &str = r#"
-apiVersion: security.istio.io/v1beta1
-kind: PeerAuthentication
-metadata: {name: default, namespace: production}
-spec: {mtls: {mode: STRICT}}
-"#;
+/// mTLS alone, in the whole mesh.
+const STRICT: &str = include_str!("../../../../examples/shop/istio/peer-authentication.yaml");
 
 const DENY: &str = r#"
 apiVersion: security.istio.io/v1
@@ -242,18 +216,13 @@ fn security(node: &Node) {
 }
 
 fn refused(node: &Node) {
-    let bad = SPLIT.replace(
-        "{destination: {host: payment-api, subset: v1}, weight: 90}",
-        "{destination: {subset: v1}, weight: 90}",
-    );
+    let bad = SPLIT.replace("        host: payment-api\n        subset: v1\n", "        subset: v1\n");
     let output = node.try_apply(&bad);
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && words.contains("spec.http.1.route.0.destination.host: "), "{words}");
     // What may be meant is taken, with a warning.
-    let doubtful = SPLIT.replace(
-        "  - match: [{headers",
-        "  - route: [{destination: {host: payment-api, subset: v1}}]\n  - match: [{headers",
-    );
+    let all = "  http:\n  - route:\n    - destination:\n        host: payment-api\n        subset: v1\n";
+    let doubtful = SPLIT.replace("  http:\n  - match", &format!("{all}  - match"));
     let output = node.try_apply(&doubtful);
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && words.contains("Warning: IST0130"), "{words}");

@@ -68,11 +68,13 @@ impl Node {
         done(&format!("kubectl {words:?}"), &self.try_kubectl(words))
     }
 
-    /// Applies a text.
+    /// Applies a text; what names no namespace belongs to production.
     pub fn try_apply(&self, yaml: &str) -> Output {
         let file = self.folder.path().join("apply.yaml");
         std::fs::write(&file, yaml).unwrap();
-        self.try_kubectl(&["apply", "-f", file.to_str().unwrap()])
+        let named = yaml.contains("namespace: ");
+        let words = ["apply", "-f", file.to_str().unwrap(), "-n", "production"];
+        self.try_kubectl(if named { words.get(..3).unwrap() } else { &words })
     }
 
     /// Applies a text, which must succeed.
