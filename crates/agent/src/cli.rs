@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::log_levels;
+use crate::log_levels::{self, Levels, SetFilter};
 use crate::options::AgentOptions;
 use crate::redirect::{Capture, Rules};
 use crate::{envoy, request, sidecar};
@@ -130,8 +130,9 @@ struct Iptables {
     dry_run: bool,
 }
 
-/// Runs the command; the first argument is the program's name.
-pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// Runs the command; the first argument is the program's name. `filter` is in force for the log, `set` puts another one
+/// into its place.
+pub fn cli(arguments: impl IntoIterator<Item = OsString>, filter: &str, set: SetFilter) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -139,7 +140,7 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    match run(arguments.command) {
+    match run(arguments.command, Levels::new(filter, set)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("pilot-agent: {reason}");
@@ -148,7 +149,7 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), String> {
+fn run(command: Command, levels: Levels) -> Result<(), String> {
     match command {
         Command::Proxy { kind, .. } if kind != "sidecar" => {
             Err(format!("a proxy of kind {kind} is not built; only sidecar is"))
@@ -171,7 +172,7 @@ fn run(command: Command) -> Result<(), String> {
             let run = async {
                 match envoy {
                     Some(binary) => envoy::run(options, &binary).await,
-                    None => sidecar::run(options).await,
+                    None => sidecar::run(options, levels).await,
                 }
             };
             runtime.block_on(run).map_err(|e| e.to_string())

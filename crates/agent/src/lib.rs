@@ -25,7 +25,7 @@ mod sidecar;
 pub use app_probes::AppProbes;
 pub use cli::cli;
 pub use drain::DrainOptions;
-pub use log_levels::log_filter;
+pub use log_levels::{SetFilter, log_filter};
 pub use merge::Scrape;
 pub use options::{AgentOptions, OptionsError};
 pub use redirect::{Capture, Rules};

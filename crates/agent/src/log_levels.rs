@@ -1,6 +1,10 @@
 //! Log levels as injected containers are told them, as filters of our own log.
 
 use std::ffi::OsString;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use proxy::admin::Logging;
 
 /// Envoy's levels with ours.
 const LEVELS: [(&str, &str); 8] = [
@@ -123,9 +127,94 @@ pub fn log_filter(arguments: &[OsString]) -> String {
     parts.join(",")
 }
 
+/// Puts a filter of our own log in force, as the program's subscriber takes it.
+pub type SetFilter = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// The levels of a running sidecar's log, under the names of Envoy's loggers that have a counterpart here.
+pub(crate) struct Levels {
+    /// Parts with their levels; the empty part is everything else. The longest that fits counts.
+    directives: Mutex<Vec<(String, String)>>,
+    set: SetFilter,
+}
+
+impl Levels {
+    /// Levels that are in force by `filter`: directives `TARGET=LEVEL` and `LEVEL` with commas between them.
+    pub(crate) fn new(filter: &str, set: SetFilter) -> Self {
+        let one = |part: &str| match part.split_once('=') {
+            Some((target, level)) => (target.to_owned(), level.to_owned()),
+            None => (String::new(), part.to_owned()),
+        };
+        let directives = filter.split(',').filter(|p| !p.is_empty()).map(one).collect();
+        Self { directives: Mutex::new(directives), set }
+    }
+}
+
+impl Logging for Levels {
+    fn levels(&self) -> Vec<(String, String)> {
+        let directives = self.directives.lock();
+        let level = |target: &str| {
+            let fits = directives.iter().filter(|(t, _)| target.starts_with(t.as_str()));
+            let ours = fits.max_by_key(|(t, _)| t.len()).map_or("error", |(_, level)| level.as_str());
+            LEVELS.iter().find(|(_, l)| *l == ours).map_or(ours, |(name, _)| *name).to_owned()
+        };
+        let loggers =
+            COMPONENTS.iter().filter_map(|(name, targets)| Some(((*name).to_owned(), level(targets.first()?))));
+        loggers.collect()
+    }
+
+    fn set(&self, logger: Option<&str>, word: &str) -> Result<(), String> {
+        let ours = level(word)?;
+        let known = |name: &str| COMPONENTS.iter().find(|(n, targets)| *n == name && !targets.is_empty());
+        let targets: Vec<&str> = match logger {
+            Some(name) => known(name).ok_or_else(|| format!("unknown logger name \"{name}\""))?.1.to_vec(),
+            None => {
+                PROXY.into_iter().chain(COMPONENTS.iter().flat_map(|(_, targets)| targets.iter().copied())).collect()
+            }
+        };
+        let mut directives = self.directives.lock();
+        let mut new: Vec<_> = directives.iter().filter(|(t, _)| !targets.contains(&t.as_str())).cloned().collect();
+        let mut changed = targets;
+        changed.sort_unstable();
+        changed.dedup();
+        new.extend(changed.into_iter().map(|target| (target.to_owned(), ours.to_owned())));
+        let text: Vec<String> = new
+            .iter()
+            .map(|(target, level)| if target.is_empty() { level.clone() } else { format!("{target}={level}") })
+            .collect();
+        (self.set)(&text.join(","))?;
+        *directives = new;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_of_a_running_sidecar_are_seen_and_set() {
+        let in_force: Arc<Mutex<String>> = Arc::default();
+        let seen = in_force.clone();
+        let levels = Levels::new(
+            "info,proxy=warn,upstream=warn",
+            Arc::new(move |filter| {
+                filter.clone_into(&mut seen.lock());
+                Ok(())
+            }),
+        );
+        let shown = |name: &str| levels.levels().into_iter().find(|(n, _)| n == name).map(|(_, level)| level);
+        assert_eq!(shown("http").as_deref(), Some("warning"));
+        assert_eq!(shown("main").as_deref(), Some("info"));
+        assert_eq!(shown("wasm"), None, "nothing here does its work");
+        levels.set(Some("http"), "debug").unwrap();
+        assert_eq!((shown("http").as_deref(), shown("connection").as_deref()), (Some("debug"), Some("warning")));
+        assert!(in_force.lock().ends_with("proxy::http=debug"), "{}", in_force.lock());
+        levels.set(None, "error").unwrap();
+        assert!(levels.levels().iter().all(|(_, level)| level == "error"), "{:?}", levels.levels());
+        assert!(levels.set(Some("wasm"), "debug").is_err_and(|e| e.contains("unknown logger name")));
+        assert!(levels.set(None, "loud").is_err_and(|e| e.contains("loud")));
+        assert!(levels.levels().iter().all(|(_, level)| level == "error"), "unchanged by mistakes");
+    }
 
     #[test]
     fn an_injected_containers_flags_become_filters() {

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use envoy_api::envoy::config::core::v3::{Extension, Node};
 use mtls::SecretStore;
+use proxy::admin::Admin;
 use proxy::{Proxy, ProxyOptions};
+use serde_json::{Value, json};
 use telemetry::Telemetry;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +21,7 @@ use crate::dns::{self, Names, Resolvers};
 use crate::follow::Follower;
 use crate::health::{self, Health};
 use crate::identity::Identity;
+use crate::log_levels::Levels;
 use crate::options::AgentOptions;
 use crate::{channel, roots};
 
@@ -29,7 +32,7 @@ const EXTENSIONS: [&str; 4] = ["istio.stats", "istio.alpn", "istio.metadata_exch
 ///
 /// # Errors
 /// When a port cannot be had or the mesh's roots cannot be read.
-pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
+pub(crate) async fn run(options: AgentOptions, levels: Levels) -> io::Result<()> {
     let started = Instant::now();
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -74,7 +77,14 @@ pub(crate) async fn run(options: AgentOptions) -> io::Result<()> {
     tokio::spawn(health.clone().tell_when_ready(started));
     let ready = health.clone();
     let drain = options.drain;
-    tokio::spawn(proxy::admin::serve(admin, proxy.clone(), Arc::new(move || ready.is_ready()), drain.drain));
+    let pages = Admin {
+        proxy: proxy.clone(),
+        ready: Arc::new(move || ready.is_ready()),
+        drain: drain.drain,
+        bootstrap: bootstrap(&options),
+        logging: Arc::new(levels),
+    };
+    tokio::spawn(proxy::admin::serve(admin, Arc::new(pages)));
     tokio::spawn(proxy.clusters().clone().maintain());
     tokio::spawn(proxy.clone().keep_files());
     let resolvers = Arc::new(Resolvers::of_pod());
@@ -139,14 +149,41 @@ pub(crate) async fn told_to_end(quit: &Notify) {
     }
 }
 
+/// How the sidecar was started, in the form of Envoy's bootstrap: who it is, and that all else comes from istiod.
+fn bootstrap(options: &AgentOptions) -> Value {
+    let extensions: Vec<Value> = EXTENSIONS.iter().map(|name| json!({"name": name})).collect();
+    let ads = json!({"ads": {}, "resource_api_version": "V3"});
+    json!({
+        "node": {
+            "id": options.node_id(), "cluster": cluster(options), "metadata": options.metadata(),
+            "user_agent_name": USER_AGENT, "extensions": extensions,
+        },
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC", "transport_api_version": "V3",
+                "grpc_services": [{"google_grpc": {"target_uri": options.discovery, "stat_prefix": "xds-grpc"}}],
+            },
+            "cds_config": ads, "lds_config": ads,
+        },
+    })
+}
+
+/// What the proxy calls itself.
+const USER_AGENT: &str = "meltemi";
+
+fn cluster(options: &AgentOptions) -> String {
+    format!("{}.{}", options.workload, options.namespace)
+}
+
 fn node(options: &AgentOptions) -> Node {
     let metadata = envoy_api::struct_from_json(options.metadata());
     let extension = |name: &str| Extension { name: name.to_owned(), ..Extension::default() };
     Node {
         id: options.node_id(),
-        cluster: format!("{}.{}", options.workload, options.namespace),
+        cluster: cluster(options),
         metadata,
-        user_agent_name: "meltemi".to_owned(),
+        user_agent_name: USER_AGENT.to_owned(),
         extensions: EXTENSIONS.into_iter().map(extension).collect(),
         ..Node::default()
     }

@@ -43,9 +43,10 @@ fn main() -> ExitCode {
             istiod::cli(arguments)
         }
         "pilot-agent" => {
-            log(&agent::log_filter(&arguments));
+            let filter = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| agent::log_filter(&arguments));
+            let set = log(&filter);
             give_pages_back();
-            agent::cli(arguments)
+            agent::cli(arguments, &filter, set)
         }
         "istioctl" => {
             log("warn");
@@ -74,8 +75,15 @@ fn give_pages_back() {
     }
 }
 
-/// Logs go to standard error; `RUST_LOG` chooses.
-fn log(default: &str) {
+/// Logs go to standard error; `RUST_LOG` chooses. What comes back puts another filter in force.
+fn log(default: &str) -> agent::SetFilter {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let log = log.with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    std::sync::Arc::new(move |text: &str| {
+        let filter = EnvFilter::try_new(text).map_err(|e| e.to_string())?;
+        handle.reload(filter).map_err(|e| e.to_string())
+    })
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
@@ -76,6 +78,11 @@ impl CertSlot {
         self.current.load().as_ref().map(|c| c.1.clone()).unwrap_or_default()
     }
 
+    /// The chain in force as PEM, leaf first; never the key.
+    pub fn pem(&self) -> Option<String> {
+        self.key().map(|key| pem(&key.cert))
+    }
+
     fn key(&self) -> Option<Arc<CertifiedKey>> {
         self.current.load().as_ref().map(|c| c.0.clone())
     }
@@ -112,6 +119,7 @@ pub struct RootSlot {
 pub(crate) struct Roots {
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
     info: Vec<CertInfo>,
+    chain: Vec<CertificateDer<'static>>,
 }
 
 impl RootSlot {
@@ -127,7 +135,7 @@ impl RootSlot {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| TlsError::Certificate(format!("a root cannot be used: {e}")))?;
         let info = chain.iter().filter_map(CertInfo::read).collect();
-        self.current.store(Some(Arc::new(Roots { anchors, info })));
+        self.current.store(Some(Arc::new(Roots { anchors, info, chain })));
         Ok(())
     }
 
@@ -139,6 +147,11 @@ impl RootSlot {
     /// The roots in force.
     pub fn info(&self) -> Vec<CertInfo> {
         self.current.load().as_ref().map(|r| r.info.clone()).unwrap_or_default()
+    }
+
+    /// The roots in force as PEM.
+    pub fn pem(&self) -> Option<String> {
+        self.current.load().as_ref().map(|r| pem(&r.chain))
     }
 
     pub(crate) fn load(&self) -> Option<Arc<Roots>> {
@@ -179,6 +192,24 @@ impl SecretStore {
     pub fn root_names(&self) -> Vec<String> {
         self.roots.lock().keys().cloned().collect()
     }
+}
+
+/// Certificates as text (RFC 7468: 64 letters a line).
+fn pem(chain: &[CertificateDer<'_>]) -> String {
+    let mut out = String::new();
+    for der in chain {
+        out.push_str("-----BEGIN CERTIFICATE-----\n");
+        let text = STANDARD.encode(der);
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (line, more) = rest.split_at(rest.len().min(64));
+            out.push_str(line);
+            out.push('\n');
+            rest = more;
+        }
+        out.push_str("-----END CERTIFICATE-----\n");
+    }
+    out
 }
 
 fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

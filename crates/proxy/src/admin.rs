@@ -17,21 +17,51 @@ use tokio::net::TcpListener;
 
 use crate::{Phase, Proxy, Scope};
 
+mod dump;
+#[cfg(test)]
+mod tests;
+
 /// Tells whether the sidecar is ready.
 pub type Ready = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Serves the pages until the process ends. `drain`: from `/drain_listeners?graceful` to the closing of listeners.
-pub async fn serve(listener: TcpListener, proxy: Arc<Proxy>, ready: Ready, drain: Duration) {
+/// What the pages show and change.
+pub struct Admin {
+    /// The data plane.
+    pub proxy: Arc<Proxy>,
+    /// Whether traffic may come.
+    pub ready: Ready,
+    /// From `/drain_listeners?graceful` to the closing of listeners.
+    pub drain: Duration,
+    /// How the proxy was started, as JSON of Envoy's Bootstrap.
+    pub bootstrap: Value,
+    /// Levels of the log.
+    pub logging: Arc<dyn Logging>,
+}
+
+/// Levels of the log, by the names of Envoy's loggers.
+pub trait Logging: Send + Sync {
+    /// All loggers with their levels, in order of their names.
+    fn levels(&self) -> Vec<(String, String)>;
+
+    /// Sets the level of one logger, or of all.
+    ///
+    /// # Errors
+    /// When the logger or the level is unknown; nothing has changed then.
+    fn set(&self, logger: Option<&str>, level: &str) -> Result<(), String>;
+}
+
+/// Serves the pages until the process ends.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         };
-        let (proxy, ready) = (proxy.clone(), ready.clone());
+        let admin = admin.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let query = request.uri().query().unwrap_or_default().to_owned();
-                let response = page(&proxy, &ready, drain, request.method(), request.uri().path(), &query);
+                let response = page(&admin, request.method(), request.uri().path(), &query);
                 async move { Ok::<_, Infallible>(response) }
             });
             let _ =
@@ -42,7 +72,8 @@ pub async fn serve(listener: TcpListener, proxy: Arc<Proxy>, ready: Ready, drain
 
 type Page = Response<crate::http::AdminBody>;
 
-fn page(proxy: &Arc<Proxy>, ready: &Ready, drain: Duration, method: &Method, path: &str, query: &str) -> Page {
+fn page(admin: &Admin, method: &Method, path: &str, query: &str) -> Page {
+    let Admin { proxy, ready, drain, .. } = admin;
     let json_wanted = query.split('&').any(|p| p == "format=json");
     let parameter = |name: &str| query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('='));
     match path {
@@ -50,7 +81,7 @@ fn page(proxy: &Arc<Proxy>, ready: &Ready, drain: Duration, method: &Method, pat
         "/clusters" => text(StatusCode::OK, clusters(proxy)),
         "/listeners" if json_wanted => json_page(&listeners_json(proxy)),
         "/listeners" => text(StatusCode::OK, listeners(proxy)),
-        "/config_dump" => json_page(&config_dump(proxy, parameter("name_regex"), query.contains("include_eds"))),
+        "/config_dump" => dump::page(admin, query),
         "/certs" => json_page(&certificates(proxy)),
         "/stats/prometheus" => text(StatusCode::OK, proxy.telemetry().render_prometheus()),
         "/stats" => text(StatusCode::OK, proxy.telemetry().render_stats(parameter("filter"))),
@@ -60,11 +91,14 @@ fn page(proxy: &Arc<Proxy>, ready: &Ready, drain: Duration, method: &Method, pat
             text(status, format!("{}\n", state(proxy, ready())))
         }
         "/memory" => json_page(&memory()),
-        "/drain_listeners" | "/healthcheck/fail" | "/healthcheck/ok" | "/quitquitquit" if method != Method::POST => {
+        "/drain_listeners" | "/healthcheck/fail" | "/healthcheck/ok" | "/logging" | "/quitquitquit"
+            if method != Method::POST =>
+        {
             text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n".to_owned())
         }
+        "/logging" => logging(&*admin.logging, query),
         "/drain_listeners" => {
-            drain_listeners(proxy, drain, query);
+            drain_listeners(proxy, *drain, query);
             text(StatusCode::OK, "OK\n".to_owned())
         }
         "/healthcheck/fail" => {
@@ -85,15 +119,16 @@ fn page(proxy: &Arc<Proxy>, ready: &Ready, drain: Duration, method: &Method, pat
 }
 
 /// All pages.
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 15] = [
     "/certs",
     "/clusters",
-    "/config_dump",
+    "/config_dump (?include_eds, ?resource=FIELD, ?name_regex=PART)",
     "/drain_listeners (POST; ?inboundonly, ?graceful, &skip_exit)",
     "/healthcheck/fail (POST)",
     "/healthcheck/ok (POST)",
     "/help",
     "/listeners",
+    "/logging (POST; ?level=LEVEL, ?LOGGER=LEVEL, ?paths=LOGGER:LEVEL,LOGGER:LEVEL)",
     "/memory",
     "/quitquitquit (POST)",
     "/ready",
@@ -101,6 +136,29 @@ const PAGES: [&str; 14] = [
     "/stats",
     "/stats/prometheus",
 ];
+
+/// Envoy's three forms of a change; whatever is asked, the answer is all levels as they are now.
+fn logging(logging: &dyn Logging, query: &str) -> Page {
+    for part in query.split('&').filter(|p| !p.is_empty()) {
+        let changed = match part.split_once('=') {
+            Some(("level", level)) => logging.set(None, level),
+            Some(("paths", list)) => list.split(',').try_for_each(|pair| match pair.split_once(':') {
+                Some((logger, level)) => logging.set(Some(logger), level),
+                None => Err(format!("\"{pair}\" is not LOGGER:LEVEL")),
+            }),
+            Some((logger, level)) => logging.set(Some(logger), level),
+            None => Err(format!("\"{part}\" is not LOGGER=LEVEL")),
+        };
+        if let Err(reason) = changed {
+            return text(StatusCode::BAD_REQUEST, format!("error: {reason}\n"));
+        }
+    }
+    let levels = logging.levels().into_iter().fold(String::new(), |mut out, (logger, level)| {
+        let _ = writeln!(out, "  {logger}: {level}");
+        out
+    });
+    text(StatusCode::OK, format!("active loggers:\n{levels}\n"))
+}
 
 /// Envoy's meaning: at once, or `graceful`, which announces first; then `skip_exit` leaves the listeners open.
 fn drain_listeners(proxy: &Arc<Proxy>, drain: Duration, query: &str) {
@@ -230,41 +288,6 @@ fn listeners_json(proxy: &Proxy) -> Value {
         json!({"name": &*l.name, "local_address": {"socket_address": address}})
     };
     json!({"listener_statuses": sorted_listeners(proxy).iter().map(one).collect::<Vec<_>>()})
-}
-
-/// The resources in force, in Envoy's sections.
-fn config_dump(proxy: &Proxy, name: Option<&str>, endpoints: bool) -> Value {
-    let resources = proxy.resources.lock();
-    let of = |kind: &str| -> Vec<Value> {
-        let all = resources.get(kind).into_iter().flatten();
-        let wanted = all.filter(|(n, _)| name.is_none_or(|part| n.contains(part)));
-        wanted.map(|(_, any)| envoy_api::any_to_json(any)).collect()
-    };
-    let wrap = |key: &str, items: Vec<Value>| items.into_iter().map(|i| json!({key: i})).collect::<Vec<_>>();
-    let section = |kind: &str, body: Value| {
-        let mut section = body;
-        section["@type"] = json!(format!("type.googleapis.com/envoy.admin.v3.{kind}"));
-        section
-    };
-    let listeners = of("envoy.config.listener.v3.Listener");
-    let listeners = listeners.into_iter().map(|l| json!({"name": l["name"], "active_state": {"listener": l}}));
-    let mut configs = vec![
-        section(
-            "ClustersConfigDump",
-            json!({"dynamic_active_clusters": wrap("cluster", of("envoy.config.cluster.v3.Cluster"))}),
-        ),
-        section("ListenersConfigDump", json!({"dynamic_listeners": listeners.collect::<Vec<_>>()})),
-        section(
-            "RoutesConfigDump",
-            json!({"dynamic_route_configs": wrap("route_config", of("envoy.config.route.v3.RouteConfiguration"))}),
-        ),
-    ];
-    if endpoints {
-        let all = wrap("endpoint_config", of("envoy.config.endpoint.v3.ClusterLoadAssignment"));
-        configs.push(section("EndpointsConfigDump", json!({"dynamic_endpoint_configs": all})));
-    }
-    envoy_api::release_descriptors();
-    json!({"configs": configs})
 }
 
 fn certificates(proxy: &Proxy) -> Value {
