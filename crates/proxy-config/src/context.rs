@@ -1,7 +1,7 @@
 //! What compiling needs from its surroundings, and how it fails.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use mtls::SecretStore;
@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use rules::table::RouteTable;
 use telemetry::Telemetry;
 use upstream::{ClusterSlot, Registry};
+
+use crate::trace::Exporter;
 
 /// A route table over cluster slots.
 pub type Routes = RouteTable<Arc<ClusterSlot>>;
@@ -43,18 +45,31 @@ pub struct Context {
     /// Metrics.
     pub telemetry: Arc<Telemetry>,
     routes: Mutex<HashMap<String, Arc<RouteSlot>>>,
+    exporters: Mutex<Vec<Weak<Exporter>>>,
 }
 
 impl Context {
     /// An empty surrounding.
     pub fn new(clusters: Arc<Registry>, secrets: Arc<SecretStore>, telemetry: Arc<Telemetry>) -> Self {
-        Self { clusters, secrets, telemetry, routes: Mutex::default() }
+        Self { clusters, secrets, telemetry, routes: Mutex::default(), exporters: Mutex::default() }
     }
 
     /// The slot of a route configuration; it exists from its first mention on.
     pub fn route_slot(&self, name: &str) -> Arc<RouteSlot> {
         let fresh = || Arc::new(RouteSlot { name: Arc::from(name), current: None.into() });
         self.routes.lock().entry(name.to_owned()).or_insert_with(fresh).clone()
+    }
+
+    /// The one exporter of spans that is as this one, so that listeners share its batches.
+    pub(crate) fn exporter(&self, wanted: Exporter) -> Arc<Exporter> {
+        let mut all = self.exporters.lock();
+        all.retain(|known| known.strong_count() > 0);
+        if let Some(known) = all.iter().filter_map(Weak::upgrade).find(|known| **known == wanted) {
+            return known;
+        }
+        let fresh = Arc::new(wanted);
+        all.push(Arc::downgrade(&fresh));
+        fresh
     }
 }
 

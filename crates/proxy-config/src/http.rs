@@ -24,6 +24,7 @@ use crate::protocol::{self, Common, Http2};
 use crate::rbac::engine;
 use crate::route;
 use crate::route_action;
+use crate::trace::{self, Tracing};
 
 /// Where routes come from.
 #[derive(Debug)]
@@ -101,6 +102,8 @@ pub struct HttpManager {
     pub common: Common,
     /// HTTP/2.
     pub http2: Http2,
+    /// How requests are traced, if they are.
+    pub tracing: Option<Tracing>,
     /// Whether a plain connection is HTTP/2; `None`: its first bytes tell.
     pub plain_http2: Option<bool>,
 }
@@ -138,6 +141,10 @@ pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -
         proxy_continue: proto.proxy_100_continue,
         preserve_case: protocol::http1(proto.http_protocol_options.as_ref()).under("http_protocol_options")?,
         common: protocol::common(proto.common_http_protocol_options.as_ref()).under("common_http_protocol_options")?,
+        tracing: match &proto.tracing {
+            Some(tracing) => trace::compile(tracing, context).under("tracing")?,
+            None => None,
+        },
         plain_http2: match proto.codec_type() {
             CodecType::Http1 => Some(false),
             CodecType::Http2 => Some(true),
@@ -227,7 +234,6 @@ fn refuse(proto: &proto::HttpConnectionManager) -> Result<()> {
         ("append_x_forwarded_port", proto.append_x_forwarded_port),
         ("represent_ipv4_remote_address_as_ipv4_mapped_ipv6", proto.represent_ipv4_remote_address_as_ipv4_mapped_ipv6),
         ("http3_protocol_options", proto.http3_protocol_options.is_some()),
-        ("tracing.provider", proto.tracing.as_ref().is_some_and(|t| t.provider.is_some())),
         ("scheme_header_transformation", proto.scheme_header_transformation.is_some()),
         ("forward_proto_config", proto.forward_proto_config.is_some()),
         ("stream_idle_timeout", limit(proto.stream_idle_timeout.as_ref()).is_some()),

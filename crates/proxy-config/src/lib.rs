@@ -17,6 +17,7 @@ mod rbac;
 mod route;
 mod route_action;
 mod tls;
+mod trace;
 
 pub use cluster::{compile_cluster, compile_endpoints};
 pub use context::{ConfigError, Context, RouteSlot, Routes};
@@ -26,3 +27,4 @@ pub use listener::{FilterChain, HttpInspect, Listener, TcpProxy, Terminal, compi
 pub use protocol::{Common, Http2, Underscores};
 pub use route::compile_routes;
 pub use tls::{ServerTlsConfigs, apply_secret};
+pub use trace::{Exporter, Format, Report, TagValue, Tracing};

@@ -13,7 +13,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> Result<(), Box<dyn Error>> {
     // As a sidecar does.
-    tikv_jemalloc_ctl::background_thread::write(true)?;
+    tikv_jemalloc_ctl::background_thread::write(true).map_err(|error| error.to_string())?;
     let mut arguments = std::env::args().skip(1);
     let (mut config, mut workers) = (None, 1);
     while let Some(flag) = arguments.next() {

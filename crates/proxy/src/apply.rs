@@ -90,6 +90,9 @@ impl Proxy {
             let open = i64::try_from(open.open()).unwrap_or(i64::MAX);
             emit(Stat { scope: "server", entity: None, leaf: "total_connections", kind: StatKind::Gauge, value: open });
         });
+        let reported: Arc<crate::report::Reported> = Arc::default();
+        let spans = reported.clone();
+        options.telemetry.add_source(move |emit| spans.stats(emit));
         let stats = registry.clone();
         options.telemetry.add_source(move |emit| stats.stats(emit));
         let shared = Arc::new(Shared {
@@ -97,6 +100,7 @@ impl Proxy {
             metadata: OwnMetadata::new(&options.node_id, options.telemetry.local()),
             context: Context::new(registry, options.secrets, options.telemetry),
             life,
+            reported,
             undecided: options.undecided,
         });
         let workers =

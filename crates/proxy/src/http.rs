@@ -12,9 +12,12 @@ mod mirror;
 mod reply;
 mod request;
 mod token;
+mod trace;
 mod upgrade;
 
 pub(crate) use body::AdminBody;
+pub(crate) use forward::for_version;
+pub(crate) use mirror::drain;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -13,6 +13,7 @@ mod inspect;
 mod life;
 mod listeners;
 mod peer;
+mod report;
 mod stream;
 mod tcp;
 mod tunnel;

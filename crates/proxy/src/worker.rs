@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) undecided: Duration,
     /// Our own metadata for peers, ready to be sent.
     pub(crate) metadata: crate::peer::OwnMetadata,
+    /// What became of spans.
+    pub(crate) reported: Arc<crate::report::Reported>,
 }
 
 /// What belongs to one worker.
@@ -49,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pools: HttpPools,
     pub(crate) peers: RefCell<Peers>,
+    /// Spans that are not told yet.
+    pub(crate) waiting: crate::report::Waiting,
     connections: Cell<usize>,
 }
 
@@ -68,6 +72,7 @@ pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<mpsc::Unbou
             peers: RefCell::new(Peers::new(shared.context.telemetry.clone())),
             shared,
             pools: HttpPools::default(),
+            waiting: Default::default(),
             connections: Cell::new(0),
         });
         runtime.block_on(run(worker, inbox));
@@ -80,6 +85,7 @@ pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<mpsc::Unbou
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     tokio::task::spawn_local(worker.pools.clone().sweep(worker.shared.context.clusters.changes()));
+    tokio::task::spawn_local(crate::report::run(worker.clone()));
     let mut accepting: HashMap<Arc<str>, AbortHandle> = HashMap::new();
     while let Some(command) = inbox.recv().await {
         match command {

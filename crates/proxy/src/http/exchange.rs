@@ -13,6 +13,7 @@ use telemetry::{HttpSample, LogRecord, RequestProtocol, ResponseFlags, Workload}
 use upstream::{Cluster, Host, Permit};
 
 use super::Connection;
+use super::trace::Trace;
 
 /// One request and its answer.
 pub(crate) struct Exchange {
@@ -50,6 +51,8 @@ pub(crate) struct Exchange {
     /// Given back when the exchange ends.
     pub(crate) permits: Vec<Permit>,
     pub(crate) recording: Option<Rc<std::cell::RefCell<upstream::Recording>>>,
+    /// Its place in a trace.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 impl Exchange {
@@ -92,6 +95,7 @@ impl Exchange {
             complete: false,
             permits: Vec::new(),
             recording: None,
+            trace: None,
         })
     }
 
@@ -140,6 +144,16 @@ impl Exchange {
         self.manager.logs.iter().for_each(|log| log.log(&record));
     }
 
+    /// Ends the span.
+    fn tell(&self, trace: Trace) {
+        let Some(tracing) = &self.manager.tracing else { return };
+        let times = (self.start, self.started.elapsed());
+        if let Some(span) = trace.end(tracing, self, times, self.version) {
+            let worker = &self.connection.worker;
+            worker.waiting.add(&tracing.exporter, span, &worker.shared.reported);
+        }
+    }
+
     fn measure(&self) {
         let inbound = self.connection.inbound;
         let about = &self.connection.about;
@@ -186,6 +200,9 @@ impl Drop for Exchange {
         }
         if self.manager.stats {
             self.measure();
+        }
+        if let Some(trace) = self.trace.take() {
+            self.tell(*trace);
         }
         if let Some(counters) = self.counters.as_ref().filter(|_| self.status != 0) {
             counters.answered(self.status);

@@ -78,6 +78,9 @@ pub(crate) async fn forward(
         request.headers_mut().insert(header::HOST, host.clone());
     }
     mutate(manager, connection, host, route, target, request.headers_mut());
+    if let Some(trace) = &exchange.trace {
+        trace.write(manager, request.headers_mut());
+    }
     let upgraded = upgrading.map(|wanted| upgrade::Pending::new(wanted, &mut request));
     let upgraded = match upgraded {
         Some(pending) if action.connect_ends && pending.is_connect() => {

@@ -77,7 +77,7 @@ async fn deliver(connection: &Connection, cluster: &Arc<Cluster>, copy: Request<
 }
 
 /// Reads an answer to its end, so that its connection can serve again.
-async fn drain(body: upstream::UpstreamBody) {
+pub(crate) async fn drain(body: upstream::UpstreamBody) {
     let mut body = std::pin::pin!(body);
     while let Some(Ok(_)) = std::future::poll_fn(|cx| http_body::Body::poll_frame(body.as_mut(), cx)).await {}
 }

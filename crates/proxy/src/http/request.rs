@@ -22,6 +22,7 @@ use super::filters::{self, Verdict};
 use super::forward::forward;
 use super::headers;
 use super::reply::{self, Local};
+use super::trace::Trace;
 use super::{Connection, doubt, token, upgrade};
 
 /// Answers one request.
@@ -44,6 +45,7 @@ pub(crate) async fn handle(
         return answer(exchange, local);
     }
     headers::prepare(manager, &connection.about, connection.inbound, request.headers_mut());
+    exchange.trace = Trace::begin(manager, connection, request.headers_mut());
     exchange.keep_headers(request.headers());
     learn_peer(connection, manager, &mut exchange, request.headers_mut());
 
@@ -71,6 +73,9 @@ pub(crate) async fn handle(
         return answer(exchange, Local::new(StatusCode::NOT_FOUND, ResponseFlags::NR, "route_not_found", ""));
     };
     exchange.route = Some(route.name.clone()).filter(|n| !n.is_empty());
+    if let Some(trace) = &mut exchange.trace {
+        trace.route(route.operation.as_ref());
+    }
     let cors = filters::cors(manager, route, request.headers());
     let preflight = filters::is_preflight(request.method(), request.headers());
     if let Some((rules, origin)) = &cors

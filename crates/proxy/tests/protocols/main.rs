@@ -9,5 +9,6 @@ mod mirror;
 mod proxy;
 mod smuggling;
 mod tcp;
+mod tracing;
 mod upgrade;
 mod wire;
