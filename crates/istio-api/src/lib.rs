@@ -12,6 +12,7 @@ pub mod mesh;
 pub mod networking;
 pub mod object;
 pub mod openapi;
+pub mod providers;
 pub mod security;
 pub mod selector;
 pub mod service_entry;

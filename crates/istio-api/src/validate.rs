@@ -46,6 +46,7 @@ pub fn resource(resource: &Resource) -> Vec<FieldError> {
             authorization_policy(&o.spec, &mut found);
         }
         Resource::RequestAuthentication(o) => security::request_authentication(&o.spec, &mut found),
+        Resource::Telemetry(o) => extensions::telemetry(&o.spec, &mut found),
         Resource::ServiceEntry(o) => service_entry::service_entry(&o.spec, &mut found),
         Resource::WorkloadEntry(o) => service_entry::entry(&o.spec, "/spec", &mut found),
         Resource::WorkloadGroup(o) => {

@@ -11,10 +11,12 @@ mod policy;
 mod settings;
 mod slices;
 mod snapshot;
+mod telemetry;
 mod workload;
 
 pub use model::{Endpoint, Protocol, Resolution, Service, ServicePort};
 pub use policy::{Authorization, MergedDestinationRule, MtlsMode};
 pub use settings::proxy_settings;
 pub use snapshot::{KeySets, Snapshot};
+pub use telemetry::{Side, TracingRules};
 pub use workload::{Identity, Workload};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use istio_api::edge::Sidecar;
-use istio_api::extensions::ProxyConfig;
+use istio_api::extensions::{ProxyConfig, Telemetry};
 use istio_api::mesh::MeshConfig;
 use istio_api::networking::{DestinationRule, VirtualService};
 use istio_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
@@ -18,6 +18,7 @@ use crate::entry::Declared;
 use crate::model::{Service, exported};
 use crate::policy::{self, Authorization, MergedDestinationRule, MtlsMode};
 use crate::slices::Slices;
+use crate::telemetry::{self, Side, TracingRules};
 use crate::workload::Workload;
 
 /// Where mesh-wide policies live, unless the mesh configuration says otherwise.
@@ -55,6 +56,7 @@ struct Inner {
     peers: Vec<Arc<Object<PeerAuthentication>>>,
     policies: Vec<Arc<Object<AuthorizationPolicy>>>,
     tokens: Vec<Arc<Object<RequestAuthentication>>>,
+    telemetries: Vec<Arc<Object<Telemetry>>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     slices: Slices,
     /// A service without slices has no endpoints; else they are found by its selector.
@@ -111,6 +113,7 @@ impl Snapshot {
                 Resource::PeerAuthentication(o) => inner.peers.push(o.clone()),
                 Resource::AuthorizationPolicy(o) => inner.policies.push(o.clone()),
                 Resource::RequestAuthentication(o) => inner.tokens.push(o.clone()),
+                Resource::Telemetry(o) => inner.telemetries.push(o.clone()),
                 Resource::ServiceEntry(o) => inner.entries.push(o.clone()),
                 Resource::WorkloadEntry(o) => inner.own_workloads.push(o.clone()),
                 _ => {}
@@ -371,6 +374,11 @@ impl Snapshot {
         self.0.tokens.iter()
     }
 
+    /// All Telemetry resources.
+    pub fn telemetries(&self) -> impl Iterator<Item = &Arc<Object<Telemetry>>> {
+        self.0.telemetries.iter()
+    }
+
     /// The AuthorizationPolicies of a workload.
     pub fn authorization_policies_for(&self, workload: &Workload) -> Authorization {
         let root = self.root_namespace();
@@ -390,6 +398,23 @@ impl Snapshot {
             policy::selects(t.spec.selector.as_ref(), &t.metadata.namespace, root, workload)
         };
         self.0.tokens.iter().filter(selects).cloned().collect()
+    }
+
+    /// How the requests of a workload are traced.
+    pub fn tracing_rules(&self, namespace: &str, labels: &BTreeMap<String, String>, side: Side) -> TracingRules {
+        telemetry::tracing(telemetry::levels(&self.0.telemetries, self.root_namespace(), namespace, labels), side)
+    }
+
+    /// Who gets the access logs of a workload, by name; `None` where no resource says anything.
+    pub fn access_log_providers(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        side: Side,
+    ) -> Option<Vec<String>> {
+        let levels = telemetry::levels(&self.0.telemetries, self.root_namespace(), namespace, labels);
+        let defaults = self.0.mesh.default_providers.as_ref().map_or(&[][..], |p| &p.access_logging);
+        telemetry::access_logs(levels, side, defaults)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Access logs as the mesh configuration asks for them.
 
 use istio_api::mesh::MeshConfig;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 const TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
 %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" \
@@ -39,23 +39,38 @@ const JSON: [(&str, &str); 24] = [
 /// The log of every request or connection; none when the mesh has no access log file.
 pub(crate) fn of_mesh(mesh: &MeshConfig) -> Option<Value> {
     let path = mesh.access_log_file.as_deref().filter(|path| !path.is_empty())?;
+    Some(as_the_mesh_says(mesh, path))
+}
+
+/// The provider `envoy`: the mesh's format, on standard output.
+pub(crate) fn on_standard_output(mesh: &MeshConfig) -> Value {
+    as_the_mesh_says(mesh, "/dev/stdout")
+}
+
+fn as_the_mesh_says(mesh: &MeshConfig, path: &str) -> Value {
     let given = mesh.access_log_format.as_deref().filter(|format| !format.is_empty());
-    let json_wanted = mesh.access_log_encoding.as_deref() == Some("JSON");
-    let format = if json_wanted {
-        let fields = given.and_then(|text| serde_json::from_str::<Value>(text).ok()).filter(Value::is_object);
-        let fields = fields.unwrap_or_else(|| JSON.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect());
-        json!({"jsonFormat": fields, "jsonFormatOptions": {}})
-    } else {
-        json!({"textFormatSource": {"inlineString": given.unwrap_or(TEXT)}})
+    if mesh.access_log_encoding.as_deref() != Some("JSON") {
+        return file(path, given, None);
+    }
+    let labels = given.and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let labels = labels.and_then(|value| value.as_object().cloned());
+    file(path, None, Some(&labels.unwrap_or_else(|| JSON.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect())))
+}
+
+/// A log to a file: an object where there are labels, else a text, Istio's if none is given.
+pub(crate) fn file(path: &str, text: Option<&str>, labels: Option<&Map<String, Value>>) -> Value {
+    let format = match labels {
+        Some(labels) => json!({"jsonFormat": labels, "jsonFormatOptions": {}}),
+        None => json!({"textFormatSource": {"inlineString": text.unwrap_or(TEXT)}}),
     };
-    Some(json!({
+    json!({
         "name": "envoy.access_loggers.file",
         "typedConfig": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
             "logFormat": format,
             "path": path
         }
-    }))
+    })
 }
 
 /// The log of a listener itself: connections for which it had no filter chain.

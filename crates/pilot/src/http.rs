@@ -9,8 +9,8 @@ use crate::Proxy;
 pub(crate) struct Manager<'a> {
     /// Prefix of its statistics.
     pub stat_prefix: String,
-    /// Access log entries.
-    pub access_log: Option<Value>,
+    /// Access logs.
+    pub access_logs: Vec<Value>,
     /// `{"rds": ...}` or `{"routeConfig": ...}`.
     pub routes: Routes<'a>,
     /// Filters between metadata exchange and fault: token checks and authorization.
@@ -19,8 +19,8 @@ pub(crate) struct Manager<'a> {
     pub inbound: bool,
     /// Whether requests are counted ([`counts`]).
     pub counts: bool,
-    /// Per cent of requests that are traced.
-    pub sampling: f64,
+    /// How requests are traced.
+    pub tracing: Value,
     /// How paths are made plain before anything looks at them (`pathNormalization`).
     pub normalization: &'a str,
 }
@@ -48,7 +48,7 @@ impl Manager<'_> {
             }},
             "statPrefix": format!("{};", self.stat_prefix),
             "streamIdleTimeout": "0s",
-            "tracing": tracing(proxy, self.sampling),
+            "tracing": self.tracing,
             "upgradeConfigs": [{"upgradeType": "websocket"}],
             "useRemoteAddress": false
         });
@@ -61,8 +61,8 @@ impl Manager<'_> {
             }
             _ => {}
         }
-        if let Some(log) = self.access_log {
-            manager["accessLog"] = json!([log]);
+        if !self.access_logs.is_empty() {
+            manager["accessLog"] = self.access_logs.into();
         }
         if proxy.preserves_case() {
             manager["httpProtocolOptions"] = preserve_case();
@@ -176,45 +176,6 @@ fn alpn() -> Value {
     })
 }
 
-fn tracing(proxy: &Proxy, sampling: f64) -> Value {
-    let mut tags: Vec<Value> = ["allow", "deny"].iter().flat_map(|action| dry_run_tags(action)).collect();
-    let label = |key: &str| proxy.labels.get(key).map(String::as_str);
-    let service =
-        label("service.istio.io/canonical-name").or_else(|| label("app.kubernetes.io/name")).or_else(|| label("app"));
-    let revision = label("service.istio.io/canonical-revision")
-        .or_else(|| label("app.kubernetes.io/version"))
-        .or_else(|| label("version"));
-    let literals = [
-        ("istio.canonical_revision", revision.unwrap_or("latest")),
-        ("istio.canonical_service", service.unwrap_or("unknown")),
-        ("istio.cluster_id", proxy.cluster_id()),
-        ("istio.mesh_id", proxy.meta("MESH_ID").unwrap_or(&proxy.domain_suffix)),
-        ("istio.namespace", &proxy.namespace),
-    ];
-    tags.extend(literals.iter().map(|(tag, value)| json!({"literal": {"value": value}, "tag": tag})));
-    json!({
-        "clientSampling": {"value": 100},
-        "customTags": tags,
-        "overallSampling": {"value": 100},
-        "randomSampling": {"value": sampling}
-    })
-}
-
-fn dry_run_tags(action: &str) -> [Value; 2] {
-    [("shadow_effective_policy_id", "name"), ("shadow_engine_result", "result")].map(|(key, tag)| {
-        json!({
-            "metadata": {
-                "kind": {"request": {}},
-                "metadataKey": {
-                    "key": "envoy.filters.http.rbac",
-                    "path": [{"key": format!("istio_dry_run_{action}_{key}")}]
-                }
-            },
-            "tag": format!("istio.authorization.dry_run.{action}_policy.{tag}")
-        })
-    })
-}
-
 /// Peer identity and metadata on TCP connections.
 pub(crate) fn metadata_exchange() -> Value {
     json!({
@@ -228,14 +189,14 @@ pub(crate) fn metadata_exchange() -> Value {
 }
 
 /// A TCP proxy to one cluster.
-pub(crate) fn tcp_proxy(cluster: &str, access_log: Option<Value>) -> Value {
+pub(crate) fn tcp_proxy(cluster: &str, access_logs: Vec<Value>) -> Value {
     let mut config = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         "cluster": cluster,
         "statPrefix": cluster
     });
-    if let Some(log) = access_log {
-        config["accessLog"] = json!([log]);
+    if !access_logs.is_empty() {
+        config["accessLog"] = access_logs.into();
     }
     json!({"name": "envoy.filters.network.tcp_proxy", "typedConfig": config})
 }

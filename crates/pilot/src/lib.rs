@@ -21,6 +21,7 @@ mod resource;
 mod routes;
 mod scope;
 mod sidecar;
+mod telemetry;
 mod tls;
 mod unsupported;
 

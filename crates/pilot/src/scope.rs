@@ -240,8 +240,3 @@ pub(crate) fn trust_domains(snapshot: &Snapshot) -> Vec<String> {
         mesh.trust_domain.clone().filter(|domain| !domain.is_empty()).unwrap_or_else(|| "cluster.local".to_owned());
     std::iter::once(own).chain(mesh.trust_domain_aliases.iter().cloned()).collect()
 }
-
-/// Per cent of requests that are traced.
-pub(crate) fn sampling(_snapshot: &Snapshot) -> f64 {
-    1.0
-}

@@ -171,4 +171,4 @@ pub(crate) fn follows(snapshot: &Snapshot, proxy: &Proxy, of: &Object<VirtualSer
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! What users may write and this crate does not translate: it is refused where configuration is accepted, never ignored.
 
+use istio_api::extensions::Telemetry;
 use istio_api::networking::{Headers, HttpRoute, TrafficPolicy, VirtualService};
 use istio_api::security::{AuthorizationPolicy, RequestAuthentication};
 use mesh::{MergedDestinationRule, Snapshot};
@@ -39,6 +40,10 @@ pub fn unsupported(snapshot: &Snapshot) -> Vec<Unsupported> {
     for object in snapshot.request_authentications() {
         let mut list = List::new("RequestAuthentication", &object.metadata.namespace, &object.metadata.name, &mut all);
         request_authentication(&object.spec, &mut list);
+    }
+    for object in snapshot.telemetries() {
+        let mut list = List::new("Telemetry", &object.metadata.namespace, &object.metadata.name, &mut all);
+        telemetry(&object.spec, &mut list);
     }
     all
 }
@@ -192,6 +197,50 @@ fn authorization(spec: &AuthorizationPolicy, list: &mut List<'_>) {
             list.when(template(&operation.paths), || pointer("paths"), reason);
             list.when(template(&operation.not_paths), || pointer("notPaths"), reason);
         }
+    }
+}
+
+fn telemetry(spec: &Telemetry, list: &mut List<'_>) {
+    let waypoint = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+    let targets = "use selector; targetRefs need gateways, which are not built";
+    list.when(waypoint, || "/spec/targetRefs".to_owned(), targets);
+    for (index, entry) in spec.tracing.iter().enumerate() {
+        let at = |field: &str| format!("/spec/tracing/{index}/{field}");
+        let by_id = entry.use_request_id_for_trace_sampling == Some(false);
+        let reason = "the request id always decides which requests are traced; remove it";
+        list.when(by_id, || at("useRequestIdForTraceSampling"), reason);
+        let passes = entry.disable_context_propagation == Some(true);
+        list.when(
+            passes,
+            || at("disableContextPropagation"),
+            "not built; use disableSpanReporting, which leaves headers alone",
+        );
+        for (tag, from) in &entry.custom_tags {
+            let formatter = from.get("formatter").is_some();
+            list.when(
+                formatter,
+                || at(&format!("customTags/{tag}/formatter")),
+                "not built; use literal, environment or header",
+            );
+        }
+    }
+    for (index, entry) in spec.metrics.iter().enumerate() {
+        let at = |field: &str| format!("/spec/metrics/{index}/{field}");
+        let reason = "metrics of single workloads cannot be changed yet; remove the overrides";
+        list.when(!entry.overrides.is_empty(), || at("overrides"), reason);
+        let interval = "metrics are always current; remove the interval";
+        list.when(entry.reporting_interval.is_some(), || at("reportingInterval"), interval);
+        for (number, provider) in entry.providers.iter().enumerate() {
+            list.when(
+                provider.name != "prometheus",
+                || at(&format!("providers/{number}/name")),
+                "only prometheus gets metrics",
+            );
+        }
+    }
+    for (index, entry) in spec.access_logging.iter().enumerate() {
+        let pointer = || format!("/spec/accessLogging/{index}/filter");
+        list.when(entry.filter.is_some(), pointer, "expressions are not built; log all requests or none");
     }
 }
 

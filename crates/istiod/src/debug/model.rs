@@ -81,6 +81,7 @@ pub(super) fn configuration(state: &State, kind: Option<&str>) -> Value {
             Resource::PeerAuthentication(o) => plain(o),
             Resource::AuthorizationPolicy(o) => plain(o),
             Resource::RequestAuthentication(o) => plain(o),
+            Resource::Telemetry(o) => plain(o),
             Resource::ServiceEntry(o) => plain(o),
             Resource::WorkloadEntry(o) => plain(o),
             Resource::Service(o) => plain(o),

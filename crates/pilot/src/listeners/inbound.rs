@@ -1,13 +1,13 @@
 //! `virtualInbound`: one chain for each port, protocol and kind of security.
 
-use mesh::{MtlsMode, Snapshot, Workload};
+use mesh::{MtlsMode, Side, Snapshot, Workload};
 use serde_json::{Value, json};
 
 use super::{listener_filter, socket_address};
 use crate::authz::Policies;
 use crate::http::{self, Manager, Routes};
 use crate::scope::{self, App, InboundPort};
-use crate::{Proxy, access_log, jwt, names, tls};
+use crate::{Proxy, access_log, jwt, names, telemetry, tls};
 
 const MESH_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
 const MESH_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
@@ -192,7 +192,7 @@ impl<'a> Own<'a> {
         if http::counts(self.snapshot, self.proxy) {
             filters.push(http::stats(true));
         }
-        filters.push(http::tcp_proxy(cluster, access_log::of_mesh(self.snapshot.mesh_config())));
+        filters.push(http::tcp_proxy(cluster, telemetry::access_logs(self.snapshot, self.proxy, Side::Server)));
         filters
     }
 
@@ -201,12 +201,12 @@ impl<'a> Own<'a> {
             port.map_or_else(|| names::INBOUND_PASSTHROUGH.to_owned(), |port| format!("inbound_0.0.0.0_{}", port.port));
         Manager {
             stat_prefix,
-            access_log: access_log::of_mesh(self.snapshot.mesh_config()),
+            access_logs: telemetry::access_logs(self.snapshot, self.proxy, Side::Server),
             routes: Routes::Inline(inbound_routes(port)),
             security: self.http_security.clone(),
             inbound: true,
             counts: http::counts(self.snapshot, self.proxy),
-            sampling: scope::sampling(self.snapshot),
+            tracing: telemetry::tracing(self.snapshot, self.proxy, Side::Server),
             normalization: scope::normalization(self.snapshot),
         }
         .filter(self.proxy)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use mesh::{Protocol, Service, ServicePort, Snapshot};
+use mesh::{Protocol, Service, ServicePort, Side, Snapshot};
 use serde_json::{Value, json};
 
 use super::port::Shared;
@@ -12,7 +12,7 @@ use super::{listener_filter, socket_address};
 use crate::http::{self, Manager, Routes};
 use crate::scope::{self, App, Traffic};
 use crate::sidecar::{self, Egress};
-use crate::{Proxy, access_log, clusters, names};
+use crate::{Proxy, access_log, clusters, names, telemetry};
 
 /// Every listener but `virtualOutbound`, in order of name.
 pub(super) fn listeners(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Value> {
@@ -150,12 +150,12 @@ pub(super) fn base(snapshot: &Snapshot, name: &str, address: &str, port: u16) ->
 pub(super) fn outbound_http(snapshot: &Snapshot, proxy: &Proxy, stat_prefix: String, routes: &str) -> Value {
     let manager = Manager {
         stat_prefix,
-        access_log: access_log::of_mesh(snapshot.mesh_config()),
+        access_logs: telemetry::access_logs(snapshot, proxy, Side::Client),
         routes: Routes::Rds(routes),
         security: Vec::new(),
         inbound: false,
         counts: http::counts(snapshot, proxy),
-        sampling: scope::sampling(snapshot),
+        tracing: telemetry::tracing(snapshot, proxy, Side::Client),
         normalization: scope::normalization(snapshot),
     };
     json!({
@@ -166,9 +166,9 @@ pub(super) fn outbound_http(snapshot: &Snapshot, proxy: &Proxy, stat_prefix: Str
 }
 
 pub(super) fn tcp(proxy: &Proxy, cluster: &str, snapshot: &Snapshot) -> Vec<Value> {
-    let log = access_log::of_mesh(snapshot.mesh_config());
+    let logs = telemetry::access_logs(snapshot, proxy, Side::Client);
     let stats = http::counts(snapshot, proxy).then(|| http::stats(false));
-    let mut filter = http::tcp_proxy(cluster, log);
+    let mut filter = http::tcp_proxy(cluster, logs);
     for (field, value) in clusters::tcp_settings(snapshot, proxy, cluster) {
         filter["typedConfig"][field] = value;
     }
@@ -213,11 +213,11 @@ pub(super) fn catch_all(snapshot: &Snapshot, proxy: &Proxy) -> Value {
         "filterChains": [
             {
                 "filterChainMatch": {"destinationPort": names::OUTBOUND_PORT},
-                "filters": [http::tcp_proxy(names::BLACK_HOLE, None)],
+                "filters": [http::tcp_proxy(names::BLACK_HOLE, Vec::new())],
                 "name": "virtualOutbound-blackhole"
             },
             {
-                "filters": [http::tcp_proxy(&scope::unknown(snapshot, proxy), access_log::of_mesh(snapshot.mesh_config()))],
+                "filters": [http::tcp_proxy(&scope::unknown(snapshot, proxy), telemetry::access_logs(snapshot, proxy, Side::Client))],
                 "name": "virtualOutbound-catchall-tcp"
             }
         ],
