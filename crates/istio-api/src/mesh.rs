@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::Object;
 use crate::extensions::{ProxyConfig, ProxyImage};
 use crate::networking::TcpKeepalive;
+use crate::providers::{FileAccessLog, OpenTelemetry, ProxyTracing, Zipkin};
 
 /// The mesh's configuration (ConfigMap `istio` in the root namespace, key `mesh`).
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -41,6 +42,8 @@ pub struct MeshConfig {
     pub enable_prometheus_merge: Option<bool>,
     pub extension_providers: Vec<ExtensionProvider>,
     pub default_providers: Option<DefaultProviders>,
+    /// Whether anything is traced; without a word it is, where there is a provider.
+    pub enable_tracing: Option<bool>,
     pub default_config: Option<ProxySettings>,
 }
 
@@ -59,15 +62,23 @@ pub struct ExtensionProvider {
     pub name: String,
     /// Prometheus, which asks for metrics itself: it needs no settings.
     pub prometheus: Option<NoSettings>,
+    pub zipkin: Option<Zipkin>,
+    pub opentelemetry: Option<OpenTelemetry>,
+    pub envoy_file_access_log: Option<FileAccessLog>,
 }
 
 impl ExtensionProvider {
     /// The kinds that are given.
     pub fn kinds(&self) -> Vec<&'static str> {
-        [("prometheus", self.prometheus.is_some())]
-            .into_iter()
-            .filter_map(|(kind, given)| given.then_some(kind))
-            .collect()
+        [
+            ("prometheus", self.prometheus.is_some()),
+            ("zipkin", self.zipkin.is_some()),
+            ("opentelemetry", self.opentelemetry.is_some()),
+            ("envoyFileAccessLog", self.envoy_file_access_log.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(kind, given)| given.then_some(kind))
+        .collect()
     }
 }
 
@@ -82,6 +93,8 @@ pub struct NoSettings {}
 pub struct DefaultProviders {
     /// An empty list is none; without a list it is Prometheus.
     pub metrics: Option<Vec<String>>,
+    pub tracing: Vec<String>,
+    pub access_logging: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -124,6 +137,8 @@ pub struct ProxySettings {
     pub status_port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_headers: Option<ProxyHeaders>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<ProxyTracing>,
 }
 
 /// What the sidecar does to headers.
@@ -172,6 +187,7 @@ impl ProxySettings {
         set(&mut self.proxy_admin_port, over.proxy_admin_port);
         set(&mut self.status_port, over.status_port);
         set(&mut self.proxy_headers, over.proxy_headers);
+        set(&mut self.tracing, over.tracing);
     }
 }
 

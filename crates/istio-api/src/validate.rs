@@ -5,6 +5,7 @@ pub(crate) mod edge;
 pub(crate) mod extensions;
 mod field;
 mod mesh;
+mod providers;
 mod security;
 mod service_entry;
 mod sidecar;

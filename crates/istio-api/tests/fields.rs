@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use istio_api::{edge, extensions, mesh, service_entry, yaml};
+use istio_api::{edge, extensions, mesh, providers, service_entry, yaml};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -51,6 +51,12 @@ fn fields(kind: &str, of: &impl Serialize) -> (String, BTreeSet<String>) {
 
 /// All fields of all types. What is left out of JSON while it is empty is filled in.
 fn types() -> Vec<(String, BTreeSet<String>)> {
+    let tracing = providers::ProxyTracing {
+        zipkin: Some(providers::ZipkinAddress::default()),
+        sampling: Some(1.0),
+        custom_tags: [(String::new(), Value::Null)].into(),
+        max_path_tag_length: Some(1),
+    };
     let settings = mesh::ProxySettings {
         concurrency: Some(1),
         discovery_address: Some(String::new()),
@@ -64,6 +70,7 @@ fn types() -> Vec<(String, BTreeSet<String>)> {
         proxy_admin_port: Some(1),
         status_port: Some(1),
         proxy_headers: Some(mesh::ProxyHeaders::default()),
+        tracing: Some(tracing.clone()),
     };
     vec![
         fields("ServiceEntry", &service_entry::ServiceEntry::default()),
@@ -78,8 +85,12 @@ fn types() -> Vec<(String, BTreeSet<String>)> {
         fields("ProxyConfig", &extensions::ProxyConfig::default()),
         fields("MeshConfig", &mesh::MeshConfig::default()),
         fields("ExtensionProvider", &mesh::ExtensionProvider::default()),
+        fields("Zipkin", &providers::Zipkin::default()),
+        fields("OpenTelemetry", &providers::OpenTelemetry::default()),
+        fields("FileAccessLog", &providers::FileAccessLog::default()),
         fields("DefaultProviders", &mesh::DefaultProviders::default()),
         fields("ProxySettings", &settings),
+        fields("ProxyTracing", &tracing),
     ]
 }
 
@@ -116,7 +127,18 @@ fn sources(folder: &Path, all: &mut String) {
 
 /// An object of the kind whose table it is, with this spec.
 fn object(kind: &str, spec: &str) -> Value {
-    if ["MeshConfig", "ExtensionProvider", "DefaultProviders", "ProxySettings"].contains(&kind) {
+    if [
+        "MeshConfig",
+        "ExtensionProvider",
+        "Zipkin",
+        "OpenTelemetry",
+        "FileAccessLog",
+        "DefaultProviders",
+        "ProxySettings",
+        "ProxyTracing",
+    ]
+    .contains(&kind)
+    {
         return json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio"}, "data": {"mesh": spec}});
     }
     let kind = match kind {
@@ -182,7 +204,8 @@ fn what_istio_installs_with_is_taken() {
     for (wrong, field) in [
         ("{extensionProviders: [{name: a}]}", "extensionProviders[0]"),
         ("{extensionProviders: [{name: a, prometheus: {}}, {name: a, prometheus: {}}]}", "two providers"),
-        ("{defaultProviders: {accessLogging: [envoy]}}", "accessLogging"),
+        ("{defaultProviders: {accessLogging: [prometheus]}}", "accessLogging"),
+        ("{defaultProviders: {tracing: [envoy]}}", "tracing"),
         ("{defaultConfig: {interceptionMode: NO}}", "interceptionMode"),
         ("{defaultConfig: {image: {imageType: big}}}", "imageType"),
     ] {

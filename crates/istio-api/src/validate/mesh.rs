@@ -1,6 +1,6 @@
 //! MeshConfig and the settings of proxies.
 
-use super::FieldError;
+use super::{FieldError, providers};
 use crate::extensions::{ProxyConfig, ProxyImage};
 use crate::mesh::{MeshConfig, ProxySettings};
 
@@ -49,7 +49,7 @@ pub(super) fn mesh_config(spec: &MeshConfig, found: &mut Vec<FieldError>) {
             no(format!("{field}: \"*\" and \"~\" stand alone"));
         }
     }
-    for message in providers(spec) {
+    for message in providers::providers(spec) {
         no(message);
     }
     if spec.connect_timeout.is_some_and(|t| t.is_zero()) {
@@ -59,38 +59,6 @@ pub(super) fn mesh_config(spec: &MeshConfig, found: &mut Vec<FieldError>) {
         no(format!("defaultConfig.{message}"));
     }
 }
-
-/// What is wrong with the parties outside the mesh, and with who is named as a default.
-fn providers(spec: &MeshConfig) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut names: Vec<&str> = BUILT_IN.to_vec();
-    for (at, provider) in spec.extension_providers.iter().enumerate() {
-        let name = provider.name.as_str();
-        let kinds = provider.kinds();
-        if name.is_empty() {
-            wrong.push(format!("extensionProviders[{at}].name: a provider needs a name"));
-        } else if kinds.len() != 1 {
-            let found = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
-            wrong.push(format!("extensionProviders[{at}]: \"{name}\" needs exactly one kind; found {found}"));
-        }
-        if names.contains(&name) && !BUILT_IN.contains(&name) {
-            wrong.push(format!("extensionProviders[{at}].name: there are two providers \"{name}\""));
-        }
-        names.push(name);
-    }
-    let metrics = spec.default_providers.iter().flat_map(|p| p.metrics.iter().flatten());
-    let gives = |name: &str| {
-        let own = spec.extension_providers.iter().find(|p| p.name == name);
-        own.map_or_else(|| BUILT_IN.contains(&name), |p| p.prometheus.is_some())
-    };
-    for name in metrics.filter(|name| !gives(name)) {
-        wrong.push(format!("defaultProviders.metrics: \"{name}\" is no provider of metrics; prometheus is"));
-    }
-    wrong
-}
-
-/// Providers that need no entry.
-const BUILT_IN: [&str; 1] = ["prometheus"];
 
 /// What is wrong with the settings of a proxy.
 pub(crate) fn proxy_settings(spec: &ProxySettings) -> Option<String> {
@@ -118,6 +86,9 @@ pub(crate) fn proxy_settings(spec: &ProxySettings) -> Option<String> {
     }
     if let Some(message) = spec.image.as_ref().and_then(image) {
         return Some(format!("image.imageType: {message}"));
+    }
+    if let Some(message) = spec.tracing.as_ref().and_then(providers::proxy_tracing) {
+        return Some(format!("tracing.{message}"));
     }
     let odd = |name: &&String| name.is_empty() || name.contains(['=', '\0']);
     spec.proxy_metadata.keys().find(odd).map(|name| format!("proxyMetadata: \"{name}\" is no name of a variable"))

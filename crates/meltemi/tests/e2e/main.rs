@@ -17,3 +17,4 @@ mod shop;
 mod stock_envoy;
 mod survival;
 mod tokens;
+mod tracing;

@@ -237,8 +237,8 @@ spec: {selector: {matchLabels: {app: pay}}, environmentVariables: {D: selected}}
     let own = "concurrency: 2\nproxyMetadata: {A: pod}";
     pod.annotations.insert("proxy.istio.io/config".to_owned(), own.to_owned());
     assert_eq!(told(&pod), Ok((Some(2), "pod root namespace selected".to_owned())));
-    pod.annotations.insert("proxy.istio.io/config".to_owned(), "tracing: {}".to_owned());
-    assert!(told(&pod).unwrap_err().contains("\"tracing\" is not built"));
+    pod.annotations.insert("proxy.istio.io/config".to_owned(), "gatewayTopology: {}".to_owned());
+    assert!(told(&pod).unwrap_err().contains("\"gatewayTopology\" is not built"));
     pod.namespace = "other".to_owned();
     pod.annotations.clear();
     assert_eq!(told(&pod), Ok((Some(4), "mesh root root root".to_owned())));

@@ -98,7 +98,7 @@ pub(super) fn listener(snapshot: &Snapshot, proxy: &Proxy) -> Value {
 /// Who connects to the capture port itself goes nowhere: it would be sent to itself.
 fn black_hole(proxy: &Proxy) -> Value {
     let exchange = proxy.has("istio.metadata_exchange").then(http::metadata_exchange);
-    let filters: Vec<Value> = exchange.into_iter().chain([http::tcp_proxy(names::BLACK_HOLE, None)]).collect();
+    let filters: Vec<Value> = exchange.into_iter().chain([http::tcp_proxy(names::BLACK_HOLE, Vec::new())]).collect();
     json!({
         "filterChainMatch": {"destinationPort": names::INBOUND_PORT},
         "filters": filters,

@@ -169,3 +169,23 @@ fn access_logs_by_telemetry_and_by_mesh() {
     let logs = access_logs(&snapshot(PROVIDERS, own), &proxy(json!({})), Side::Client);
     assert_eq!(logs[0]["typedConfig"]["logFormat"]["jsonFormat"], json!({"code": "%RESPONSE_CODE%"}));
 }
+
+#[test]
+fn what_is_not_built_of_a_telemetry_is_refused_by_its_place() {
+    for (spec, pointer) in [
+        ("{tracing: [{useRequestIdForTraceSampling: false}]}", "/spec/tracing/0/useRequestIdForTraceSampling"),
+        ("{tracing: [{disableContextPropagation: true}]}", "/spec/tracing/0/disableContextPropagation"),
+        ("{tracing: [{customTags: {a: {formatter: {value: '%PATH%'}}}}]}", "/spec/tracing/0/customTags/a/formatter"),
+        ("{metrics: [{overrides: [{disabled: true}]}]}", "/spec/metrics/0/overrides"),
+        ("{metrics: [{reportingInterval: 5s}]}", "/spec/metrics/0/reportingInterval"),
+        ("{metrics: [{providers: [{name: stackdriver}]}]}", "/spec/metrics/0/providers/0/name"),
+        ("{accessLogging: [{filter: {expression: 'response.code >= 400'}}]}", "/spec/accessLogging/0/filter"),
+        ("{targetRefs: [{kind: Gateway, name: g, group: gateway.networking.k8s.io}]}", "/spec/targetRefs"),
+    ] {
+        let snapshot = snapshot("{}", &format!("metadata: {{name: a, namespace: shop}}\nspec: {spec}"));
+        let refused = crate::unsupported(&snapshot);
+        assert_eq!(refused.iter().map(|r| (r.kind, r.pointer.as_str())).collect::<Vec<_>>(), [("Telemetry", pointer)]);
+    }
+    let good = "metadata: {name: a, namespace: shop}\nspec: {metrics: [{providers: [{name: prometheus}]}]}";
+    assert_eq!(crate::unsupported(&snapshot("{}", good)), []);
+}
