@@ -6,9 +6,9 @@ default:
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
 
-# Everything CI runs.
-test:
-    scripts/test
+# Everything CI runs; `just test --sidecar envoy` runs traffic and mesh with a stock Envoy as every sidecar.
+test *ARGS:
+    scripts/test {{ARGS}}
 
 # While writing.
 check:

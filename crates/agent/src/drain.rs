@@ -167,6 +167,94 @@ mod tests {
         assert_eq!(DrainOptions::read(&Value::Null, &none), Ok(DrainOptions::default()));
     }
 
+    /// A proxy that listens, and has no route for what comes.
+    fn listening() -> (std::sync::Arc<Proxy>, std::net::SocketAddr) {
+        let proxy = Proxy::start(proxy::ProxyOptions {
+            workers: 1,
+            node_id: "test".to_owned(),
+            telemetry: telemetry::Telemetry::new(telemetry::Workload::unknown()),
+            secrets: std::sync::Arc::default(),
+            undecided: Duration::ZERO,
+        });
+        let proxy = proxy.expect("threads");
+        let kinds = "type.googleapis.com/envoy.extensions.filters.network";
+        let manager = json!({
+            "@type": format!("{kinds}.http_connection_manager.v3.HttpConnectionManager"),
+            "stat_prefix": "in",
+            "route_config": {"name": "none"},
+            "http_filters": [{"name": "r", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+            }}]
+        });
+        let listener = json!({
+            "name": "in",
+            "traffic_direction": "INBOUND",
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+            "filter_chains": [{"filters": [{"name": "h", "typed_config": manager}]}]
+        });
+        let listener: envoy_api::envoy::config::listener::v3::Listener =
+            envoy_api::message_from_json(listener).expect("a listener");
+        let all = [("in".to_owned(), envoy_api::pack(&listener))];
+        proxy.apply("envoy.config.listener.v3.Listener", &all, &[]).expect("it compiles");
+        let address = proxy.bound_address("in").expect("a bound listener");
+        (proxy, address)
+    }
+
+    /// Nobody: no endpoint has this address.
+    const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    async fn open(proxy: &Proxy, address: std::net::SocketAddr) -> tokio::net::TcpStream {
+        let client = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        while proxy.open_connections() == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        client
+    }
+
+    /// EXIT_ON_ZERO_ACTIVE_CONNECTIONS: the end waits for the last connection, however long it lasts, and for no more.
+    #[tokio::test]
+    async fn the_last_connection_ends_it_where_that_was_asked_for() {
+        let (proxy, address) = listening();
+        let client = open(&proxy, address).await;
+        let short = Duration::from_millis(1);
+        let options =
+            DrainOptions { termination: short, minimum: short, exit_on_zero: true, ..DrainOptions::default() };
+        let ending = tokio::spawn({
+            let proxy = proxy.clone();
+            async move { options.run(&proxy, NOBODY, false).await }
+        });
+        // The listeners close first: then the time of termination is over for certain.
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(!ending.is_finished(), "a connection is open");
+        drop(client);
+        ending.await.expect("it ends with the last connection");
+    }
+
+    /// SIGTERM without an announcement: who comes is served until nobody comes any more, then the listeners close, and
+    /// the end does not wait for connections beyond the time of termination.
+    #[tokio::test]
+    async fn plain_sigterm_serves_while_somebody_comes_and_then_ends() {
+        let (proxy, address) = listening();
+        let _client = open(&proxy, address).await;
+        let options = DrainOptions { termination: Duration::from_secs(3), ..DrainOptions::default() };
+        let ending = tokio::spawn({
+            let proxy = proxy.clone();
+            async move { options.run(&proxy, NOBODY, false).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(tokio::net::TcpStream::connect(address).await.is_ok(), "taken while draining");
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(QUIET / 2).await;
+            if ending.is_finished() {
+                break;
+            }
+        }
+        ending.await.expect("it ends although a connection is open");
+        assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody is taken any more");
+    }
+
     #[test]
     fn what_is_no_duration_is_named() {
         for odd in ["5", "s", "5 s", "1d", "-1s", "1.2.3s"] {

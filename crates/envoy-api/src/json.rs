@@ -34,7 +34,7 @@ static POOL: Mutex<Option<DescriptorPool>> = Mutex::new(None);
 
 /// The pool is decoded on first use: only admin and command paths need it, and it is larger than all else that a
 /// sidecar keeps.
-fn pool() -> Result<DescriptorPool, JsonError> {
+pub(crate) fn pool() -> Result<DescriptorPool, JsonError> {
     let mut pool = POOL.lock();
     if let Some(pool) = &*pool {
         return Ok(pool.clone());

@@ -5,12 +5,14 @@
 //! This crate knows nothing of Meltemi.
 
 mod json;
+mod shape;
 
 pub use json::{
     JsonError, any_from_json, any_to_json, message_from_json, message_to_json, release_descriptors, struct_from_json,
     struct_to_json,
 };
 pub use prost;
+pub use shape::{Field, Holds, Many, fields};
 
 #[allow(missing_docs, clippy::all, rustdoc::all)] // Generated code.
 mod generated {

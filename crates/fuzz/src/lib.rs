@@ -3,6 +3,7 @@
 
 mod http1;
 mod mutate;
+mod resource;
 
 pub use http1::{chunked, head};
 pub use mutate::Mutator;
@@ -46,12 +47,17 @@ static CONTEXT: LazyLock<Context> =
 
 /// Any resource is compiled or refused. The first byte chooses its type; the rest is the message, or JSON of it.
 pub fn xds(data: &[u8]) {
-    let Some((kind, rest)) = data.split_first() else { return };
+    compiled(data);
+}
+
+/// Whether the input is a message at all, and whether it compiles.
+fn compiled(data: &[u8]) -> Option<bool> {
+    let (kind, rest) = data.split_first()?;
     match kind % 4 {
-        0 => drop(message::<Listener>(rest).map(|m| compile_listener(&m, &CONTEXT))),
-        1 => drop(message::<Cluster>(rest).map(|m| compile_cluster(&m, &CONTEXT))),
-        2 => drop(message::<ClusterLoadAssignment>(rest).map(|m| compile_endpoints(&m))),
-        _ => drop(message::<RouteConfiguration>(rest).map(|m| compile_routes(&m, &CONTEXT))),
+        0 => message::<Listener>(rest).map(|m| compile_listener(&m, &CONTEXT).is_ok()),
+        1 => message::<Cluster>(rest).map(|m| compile_cluster(&m, &CONTEXT).is_ok()),
+        2 => message::<ClusterLoadAssignment>(rest).map(|m| compile_endpoints(&m).is_ok()),
+        _ => message::<RouteConfiguration>(rest).map(|m| compile_routes(&m, &CONTEXT).is_ok()),
     }
 }
 
@@ -79,6 +85,16 @@ pub fn yaml(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Most inputs of target `xds` are messages, and many of these compile: the compilers are tried, not the decoder.
+    #[test]
+    fn resources_reach_the_compilers() {
+        let mut mutator = Mutator::new("xds", 7).expect("seeds");
+        let tried: Vec<_> = (0..300).filter_map(|_| compiled(&mutator.next_input())).collect();
+        let good = tried.iter().filter(|ok| **ok).count();
+        assert!(tried.len() > 200, "{} of 300 are messages", tried.len());
+        assert!(good > 60, "{good} of {} compile", tried.len());
+    }
 
     /// The same few inputs every time; `cargo run -p fuzz` tries others for as long as it is told to.
     #[test]

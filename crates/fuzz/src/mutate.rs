@@ -1,9 +1,12 @@
-//! New inputs from old ones: bytes flipped, cut, doubled, joined, and words of the language put in.
+//! New inputs from old ones: bytes flipped, cut, doubled, joined, and words of the language put in; resources of xDS are
+//! mostly changed field by field.
 
 use std::io;
 use std::path::Path;
 
 use fastrand::Rng;
+
+use crate::resource::Resources;
 
 /// Pieces that parsers decide by.
 const WORDS: &[&[u8]] = &[
@@ -61,6 +64,8 @@ const WORDS: &[&[u8]] = &[
 ];
 /// No input grows beyond this.
 const LARGEST: usize = 4096;
+/// A resource that grows beyond this is given up.
+const LARGEST_RESOURCE: usize = 64 * 1024;
 /// Inputs kept beside the seeds, so that mutations add up.
 const KEPT: usize = 64;
 
@@ -69,6 +74,8 @@ pub struct Mutator {
     pool: Vec<Vec<u8>>,
     seeds: usize,
     rng: Rng,
+    /// For inputs that are xDS resources.
+    resources: Option<Resources>,
 }
 
 impl Mutator {
@@ -84,16 +91,13 @@ impl Mutator {
         if pool.is_empty() {
             return Err(io::Error::other("no seeds"));
         }
-        Ok(Self { seeds: pool.len(), pool, rng: Rng::with_seed(seed) })
+        let resources = (target == "xds").then(Resources::new);
+        Ok(Self { seeds: pool.len(), pool, rng: Rng::with_seed(seed), resources })
     }
 
     /// The next input.
     pub fn next_input(&mut self) -> Vec<u8> {
-        let mut input = self.pool[self.rng.usize(..self.pool.len())].clone();
-        for _ in 0..self.rng.usize(1..8) {
-            self.change(&mut input);
-        }
-        input.truncate(LARGEST);
+        let input = self.resource().unwrap_or_else(|| self.bytes());
         if self.rng.u32(..100) == 0 {
             if self.pool.len() < self.seeds + KEPT {
                 self.pool.push(input.clone());
@@ -102,6 +106,23 @@ impl Mutator {
                 self.pool[at].clone_from(&input);
             }
         }
+        input
+    }
+
+    /// A resource with some fields changed; `None` once in a while, and for what is no resource.
+    fn resource(&mut self) -> Option<Vec<u8>> {
+        let resources = self.resources.as_mut().filter(|_| self.rng.u32(..16) != 0)?;
+        let input = &self.pool[self.rng.usize(..self.pool.len())];
+        let other = &self.pool[self.rng.usize(..self.pool.len())];
+        resources.change(input, other, &mut self.rng).filter(|made| made.len() <= LARGEST_RESOURCE)
+    }
+
+    fn bytes(&mut self) -> Vec<u8> {
+        let mut input = self.pool[self.rng.usize(..self.pool.len())].clone();
+        for _ in 0..self.rng.usize(1..8) {
+            self.change(&mut input);
+        }
+        input.truncate(if self.resources.is_some() { LARGEST_RESOURCE } else { LARGEST });
         input
     }
 

@@ -9,6 +9,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, ServerConfig};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
+use crate::offer::Offer;
 use crate::san::SanMatch;
 use crate::slots::{CertSlot, RootSlot};
 use crate::verify::Verifier;
@@ -49,8 +50,16 @@ impl ServerTls {
     /// # Errors
     /// When a client certificate is required but no roots are named.
     pub fn build(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let builder = ServerConfig::builder_with_provider(crate::provider())
-            .with_safe_default_protocol_versions()
+        self.build_within(&Offer::default())
+    }
+
+    /// As [`Self::build`], with limits to versions, suites and groups.
+    ///
+    /// # Errors
+    /// As [`Self::build`], or when the limits leave nothing.
+    pub fn build_within(&self, offer: &Offer) -> Result<Arc<ServerConfig>, TlsError> {
+        let builder = ServerConfig::builder_with_provider(offer.provider()?)
+            .with_protocol_versions(offer.versions())
             .map_err(|e| TlsError::Config(e.to_string()))?;
         let builder = match &self.roots {
             Some(roots) => builder.with_client_cert_verifier(Arc::new(Verifier {
@@ -110,14 +119,22 @@ impl ClientTls {
     /// # Errors
     /// When the crypto provider lacks the needed versions.
     pub fn build(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        self.build_within(&Offer::default())
+    }
+
+    /// As [`Self::build`], with limits to versions, suites and groups.
+    ///
+    /// # Errors
+    /// As [`Self::build`], or when the limits leave nothing.
+    pub fn build_within(&self, offer: &Offer) -> Result<Arc<ClientConfig>, TlsError> {
         let verifier = Verifier {
             roots: self.roots.clone(),
             sans: self.sans.clone(),
             revoked: self.revoked.clone(),
             mandatory: true,
         };
-        let builder = ClientConfig::builder_with_provider(crate::provider())
-            .with_safe_default_protocol_versions()
+        let builder = ClientConfig::builder_with_provider(offer.provider()?)
+            .with_protocol_versions(offer.versions())
             .map_err(|e| TlsError::Config(e.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));

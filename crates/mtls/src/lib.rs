@@ -5,6 +5,7 @@
 //! crate knows nothing of xDS, of files or of how a certificate is obtained.
 
 mod config;
+mod offer;
 mod peer;
 mod san;
 mod slots;
@@ -13,8 +14,9 @@ mod spiffe;
 mod verify;
 
 pub use config::{ClientTls, ServerTls, TlsError, read_revoked};
+pub use offer::Offer;
 pub use peer::Peer;
-pub use san::SanMatch;
+pub use san::{SanKind, SanMatch};
 pub use slots::{CertInfo, CertSlot, RootSlot, SecretStore};
 pub use spiffe::{SpiffeError, SpiffeId};
 pub use webpki::CertRevocationList;

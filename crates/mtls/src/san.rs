@@ -15,12 +15,24 @@ pub enum SanMatch {
     Contains(String),
     /// The whole name matches (RE2 syntax).
     Regex(Regex),
+    /// A name of one kind alone.
+    Of(SanKind, Box<SanMatch>),
+}
+
+/// Kinds of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SanKind {
+    /// A URI.
+    Uri,
+    /// A DNS name.
+    Dns,
 }
 
 impl SanMatch {
-    /// Whether `name` is accepted.
-    pub fn is_match(&self, name: &str) -> bool {
+    /// Whether a name of this kind is accepted.
+    pub fn is_match(&self, kind: SanKind, name: &str) -> bool {
         match self {
+            Self::Of(wanted, inner) => *wanted == kind && inner.is_match(kind, name),
             Self::Exact(wanted) => name == wanted,
             Self::Prefix(wanted) => name.starts_with(wanted.as_str()),
             Self::Suffix(wanted) => name.ends_with(wanted.as_str()),
@@ -38,6 +50,7 @@ impl std::fmt::Display for SanMatch {
             Self::Suffix(wanted) => write!(f, "*{wanted}"),
             Self::Contains(wanted) => write!(f, "*{wanted}*"),
             Self::Regex(wanted) => write!(f, "/{wanted}/"),
+            Self::Of(kind, wanted) => write!(f, "{kind:?}:{wanted}"),
         }
     }
 }

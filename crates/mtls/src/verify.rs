@@ -11,7 +11,7 @@ use webpki::{
 };
 
 use crate::peer::Peer;
-use crate::san::SanMatch;
+use crate::san::{SanKind, SanMatch};
 use crate::slots::RootSlot;
 
 /// The one verifier, for both directions.
@@ -75,12 +75,13 @@ impl Verifier {
         }
         let peer = Peer::from_certs(std::slice::from_ref(leaf))
             .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        let names = || peer.uri_sans.iter().chain(&peer.dns_sans);
-        if names().any(|name| self.sans.iter().any(|wanted| wanted.is_match(name))) {
+        let uris = peer.uri_sans.iter().map(|name| (SanKind::Uri, name));
+        let mut names = uris.chain(peer.dns_sans.iter().map(|name| (SanKind::Dns, name)));
+        if names.any(|(kind, name)| self.sans.iter().any(|wanted| wanted.is_match(kind, name))) {
             return Ok(());
         }
         let wanted = self.sans.iter().take(8).map(SanMatch::to_string).collect();
-        Err(refuse(Refusal::San { got: names().cloned().collect(), wanted }))
+        Err(refuse(Refusal::San { got: peer.uri_sans.iter().chain(&peer.dns_sans).cloned().collect(), wanted }))
     }
 }
 

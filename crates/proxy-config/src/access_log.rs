@@ -11,6 +11,7 @@ use telemetry::{AccessLog, AccessLogConfig, LogFilter, LogFormat, ResponseFlags}
 
 use crate::common::{data_source, kind, unpack};
 use crate::context::{Refusal, Result, Under};
+use crate::protocol::refuse_set;
 
 /// Envoy's default text format.
 const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
@@ -74,6 +75,7 @@ fn file_format(proto: Option<&file_access_log::AccessLogFormat>) -> Result<LogFo
 }
 
 fn substitution(proto: &core::SubstitutionFormatString) -> Result<LogFormat> {
+    refuse_set!(proto; omit_empty_values)?;
     #[allow(deprecated)]
     match &proto.format {
         Some(Format::TextFormat(text)) => Ok(LogFormat::Text(text.clone())),

@@ -13,6 +13,7 @@ use rules::headers::{Append, HeaderMutation, SetHeader};
 use rules::matching::{HeaderKey, HeaderMatch, HeaderValueMatch, StringMatch};
 
 use crate::context::{Refusal, Result, Under};
+use crate::protocol::{IsSet, refuse_set};
 
 pub(crate) fn duration(proto: Option<&envoy_api::Duration>) -> Option<Duration> {
     let proto = proto?;
@@ -29,11 +30,17 @@ pub(crate) fn socket_address(proto: Option<&core::Address>) -> Result<SocketAddr
     let Some(core::address::Address::SocketAddress(socket)) = proto.and_then(|a| a.address.as_ref()) else {
         return Err(Refusal::new("address", "only a socket_address can be used here"));
     };
+    plain_socket(socket)?;
     let ip: IpAddr = socket
         .address
         .parse()
         .map_err(|_| Refusal::new("socket_address.address", format!("\"{}\" is not an IP address", socket.address)))?;
     Ok(SocketAddr::new(ip, port(socket)?))
+}
+
+/// Refuses what an address may ask for beside address and port.
+pub(crate) fn plain_socket(socket: &core::SocketAddress) -> Result<()> {
+    refuse_set!(socket; protocol, resolver_name, ipv4_compat, network_namespace_filepath)
 }
 
 pub(crate) fn port(socket: &core::SocketAddress) -> Result<u16> {
@@ -124,6 +131,10 @@ pub(crate) fn mutation(add: &[core::HeaderValueOption], remove: &[String]) -> Re
     };
     let set = add
         .iter()
+        // A header without a value is not set at all, unless that is asked for (as in Envoy).
+        .filter(|option| {
+            option.keep_empty_value || option.header.as_ref().is_none_or(|h| h.value.is_set() || h.raw_value.is_set())
+        })
         .map(|option| {
             let header = option.header.as_ref().ok_or_else(|| Refusal::new("header", "is missing"))?;
             Ok(SetHeader {
@@ -168,6 +179,9 @@ fn literal(text: &str, raw: &[u8]) -> Result<HeaderValue> {
 /// The text of a data source that is inline or a file.
 pub(crate) fn data_source(proto: Option<&core::DataSource>) -> Result<String> {
     use core::data_source::Specifier as S;
+    if let Some(source) = proto {
+        refuse_set!(source; watched_directory)?;
+    }
     match proto.and_then(|d| d.specifier.as_ref()) {
         Some(S::InlineString(text)) => Ok(text.clone()),
         Some(S::InlineBytes(bytes)) => {

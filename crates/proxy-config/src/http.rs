@@ -1,13 +1,16 @@
 //! The HTTP connection manager.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::HeaderValue;
 use envoy_api::Any;
 use envoy_api::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_api::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
 use envoy_api::envoy::extensions::filters::http::rbac::v3::Rbac;
+use envoy_api::envoy::extensions::filters::http::router::v3::Router;
 use envoy_api::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
+use envoy_api::istio::envoy::config::filter::http::alpn::v2alpha1::{FilterConfig, filter_config};
 use proto::http_connection_manager::{
     CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
 };
@@ -20,11 +23,14 @@ use crate::access_log;
 use crate::common::{kind, limit, unpack};
 use crate::context::{Context, Refusal, Result, RouteSlot, Routes, Under};
 use crate::jwt;
-use crate::protocol::{self, Common, Http2};
+use crate::protocol::{self, Common, Http2, refuse_set};
 use crate::rbac::engine;
 use crate::route;
 use crate::route_action;
 use crate::trace::{self, Tracing};
+
+/// Envoy's default of `stream_idle_timeout`.
+const STREAM_IDLE: Duration = Duration::from_secs(300);
 
 /// Where routes come from.
 #[derive(Debug)]
@@ -55,12 +61,25 @@ pub enum HttpFilter {
 pub enum ClientCert {
     /// Removed.
     Sanitize,
-    /// Passed on as it came.
+    /// Passed on as it came from a client with a certificate, else removed.
     Forward,
+    /// Passed on as it came, whoever sent it.
+    AlwaysForward,
     /// The client's certificate is added.
     Append,
     /// The client's certificate replaces it.
     Replace,
+}
+
+/// What is told of the client's certificate, beside its hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CertDetails {
+    /// The subject.
+    pub subject: bool,
+    /// The names that are URIs.
+    pub uri: bool,
+    /// The names that are DNS names.
+    pub dns: bool,
 }
 
 /// How HTTP is served on a filter chain.
@@ -80,6 +99,8 @@ pub struct HttpManager {
     pub normalise: Normalise,
     /// What happens to `x-forwarded-client-cert`.
     pub client_cert: ClientCert,
+    /// What is told of the client's certificate.
+    pub cert_details: CertDetails,
     /// Make `x-request-id` when missing.
     pub request_id: bool,
     /// Trust the connection's address rather than `x-forwarded-for`, and append to it.
@@ -98,6 +119,8 @@ pub struct HttpManager {
     pub proxy_continue: bool,
     /// HTTP/1 header names keep the case they came in.
     pub preserve_case: bool,
+    /// The longest silence of one stream, where its route says nothing else; `None` is no limit.
+    pub stream_idle: Option<Duration>,
     /// How long connections live, and what heads may hold.
     pub common: Common,
     /// HTTP/2.
@@ -129,8 +152,10 @@ pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -
             ForwardClientCertDetails::ForwardOnly => ClientCert::Forward,
             ForwardClientCertDetails::AppendForward => ClientCert::Append,
             ForwardClientCertDetails::SanitizeSet => ClientCert::Replace,
-            ForwardClientCertDetails::AlwaysForwardOnly => ClientCert::Forward,
+            ForwardClientCertDetails::AlwaysForwardOnly => ClientCert::AlwaysForward,
         },
+        cert_details: cert_details(proto.set_current_client_cert_details.as_ref())
+            .under("set_current_client_cert_details")?,
         request_id: proto.generate_request_id.is_none_or(|v| v.value),
         use_remote_address: proto.use_remote_address.is_some_and(|v| v.value),
         upgrades: upgrades(&proto.upgrade_configs).under("upgrade_configs")?,
@@ -139,6 +164,10 @@ pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -
         stats: false,
         max_head: proto.max_request_headers_kb.map_or(60, |v| v.value) as usize * 1024,
         proxy_continue: proto.proxy_100_continue,
+        stream_idle: match proto.stream_idle_timeout {
+            None => Some(STREAM_IDLE),
+            given => limit(given.as_ref()),
+        },
         preserve_case: protocol::http1(proto.http_protocol_options.as_ref()).under("http_protocol_options")?,
         common: protocol::common(proto.common_http_protocol_options.as_ref()).under("common_http_protocol_options")?,
         tracing: match &proto.tracing {
@@ -175,7 +204,7 @@ fn add_filter(manager: &mut HttpManager, filter: &proto::HttpFilter) -> Result<b
         None => return Err(Refusal::new("typed_config", "is missing")),
     };
     match extension(any)?.as_str() {
-        "envoy.extensions.filters.http.router.v3.Router" => return Ok(true),
+        "envoy.extensions.filters.http.router.v3.Router" => return refuse_router(&unpack(any)?).map(|()| true),
         "envoy.extensions.filters.http.rbac.v3.RBAC" => {
             let rbac: Rbac = unpack(any)?;
             if rbac.matcher.is_some() || rbac.shadow_matcher.is_some() {
@@ -197,7 +226,10 @@ fn add_filter(manager: &mut HttpManager, filter: &proto::HttpFilter) -> Result<b
             manager.filters.push(HttpFilter::Fault(fault));
         }
         "envoy.extensions.filters.http.cors.v3.Cors" => manager.filters.push(HttpFilter::Cors),
-        "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => manager.mesh_alpn = true,
+        "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
+            alpn(&unpack(any)?)?;
+            manager.mesh_alpn = true;
+        }
         "io.istio.http.peer_metadata.Config" => manager.peer_metadata = true,
         "stats.PluginConfig" => manager.stats = true,
         // Counts gRPC messages for Envoy's own statistics; it changes no traffic.
@@ -205,6 +237,32 @@ fn add_filter(manager: &mut HttpManager, filter: &proto::HttpFilter) -> Result<b
         other => return Err(Refusal::new("typed_config", format!("HTTP filter {other} is not supported"))),
     }
     Ok(false)
+}
+
+fn refuse_router(proto: &Router) -> Result<()> {
+    refuse_set!(proto;
+        suppress_envoy_headers, respect_expected_rq_timeout, strict_check_headers, upstream_http_filters, upstream_log,
+        upstream_log_options, reject_connect_request_early_data,
+    )
+}
+
+/// `istio.alpn`: what is offered upstream is Istio's, by the protocol of the request.
+fn alpn(proto: &FilterConfig) -> Result<()> {
+    use filter_config::Protocol as P;
+    for given in &proto.alpn_override {
+        let offered: [&str; 3] = match given.upstream_protocol() {
+            P::Http10 => ["istio-http/1.0", "istio", "http/1.0"],
+            P::Http11 => ["istio-http/1.1", "istio", "http/1.1"],
+            P::Http2 => ["istio-h2", "istio", "h2"],
+        };
+        if given.alpn_override != offered {
+            return Err(Refusal::new(
+                "alpn_override",
+                format!("only Istio's own offers are built, such as {offered:?}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The type of an extension; a TypedStruct names the type it stands for.
@@ -219,6 +277,21 @@ pub(crate) fn extension(any: &Any) -> Result<String> {
 }
 
 fn refuse(proto: &proto::HttpConnectionManager) -> Result<()> {
+    use proto::http_connection_manager::ServerHeaderTransformation as S;
+    refuse_set!(proto;
+        drain_timeout, drain_timeout_jitter, delayed_close_timeout, preserve_external_request_id, append_local_overload,
+        stream_error_on_invalid_http_message, http1_safe_max_connection_duration, add_proxy_protocol_connection_state,
+    )?;
+    if let Some(addresses) = &proto.internal_address_config {
+        refuse_set!(addresses; unix_sockets, cidr_ranges).under("internal_address_config")?;
+    }
+    if let Some(any) = proto.request_id_extension.as_ref().and_then(|e| e.typed_config.as_ref())
+        && kind(any) != "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"
+    {
+        return Err(Refusal::unsupported("request_id_extension"));
+    }
+    let present = proto.server_header_transformation() == S::AppendIfAbsent;
+    protocol::refuse(&[("server_header_transformation: APPEND_IF_ABSENT", present)])?;
     protocol::refuse(&[
         ("codec_type: HTTP3", proto.codec_type() == CodecType::Http3),
         ("add_user_agent", proto.add_user_agent.is_some_and(|v| v.value)),
@@ -236,7 +309,6 @@ fn refuse(proto: &proto::HttpConnectionManager) -> Result<()> {
         ("http3_protocol_options", proto.http3_protocol_options.is_some()),
         ("scheme_header_transformation", proto.scheme_header_transformation.is_some()),
         ("forward_proto_config", proto.forward_proto_config.is_some()),
-        ("stream_idle_timeout", limit(proto.stream_idle_timeout.as_ref()).is_some()),
         ("stream_flush_timeout", proto.stream_flush_timeout.is_some()),
         ("request_timeout", limit(proto.request_timeout.as_ref()).is_some()),
         ("request_headers_timeout", limit(proto.request_headers_timeout.as_ref()).is_some()),
@@ -263,10 +335,11 @@ fn log_on_new(proto: &proto::HttpConnectionManager) -> bool {
 
 /// Log lines before the end of a request.
 fn log_options(proto: &proto::HttpConnectionManager) -> bool {
-    proto
-        .access_log_options
-        .as_ref()
-        .is_some_and(|o| o.access_log_flush_interval.is_some() || o.flush_access_log_on_new_request)
+    proto.access_log_options.as_ref().is_some_and(|o| {
+        o.access_log_flush_interval.is_some()
+            || o.flush_access_log_on_new_request
+            || o.flush_log_on_tunnel_successfully_established
+    })
 }
 
 /// Upgrades that are allowed, lower case.
@@ -281,6 +354,12 @@ fn upgrades(configs: &[proto::http_connection_manager::UpgradeConfig]) -> Result
         names.push(name);
     }
     Ok(names)
+}
+
+fn cert_details(proto: Option<&proto::http_connection_manager::SetCurrentClientCertDetails>) -> Result<CertDetails> {
+    let Some(proto) = proto else { return Ok(CertDetails::default()) };
+    refuse_set!(proto; cert, chain, issuer, format)?;
+    Ok(CertDetails { subject: proto.subject.is_some_and(|v| v.value), uri: proto.uri, dns: proto.dns })
 }
 
 fn server(proto: &proto::HttpConnectionManager) -> Result<Option<HeaderValue>> {

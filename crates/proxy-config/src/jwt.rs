@@ -9,6 +9,7 @@ use jwt::{ClaimHeader, KeySet, Location, Policy, Provider, Requirement};
 
 use crate::common::data_source;
 use crate::context::{Refusal, Result, Under};
+use crate::protocol::refuse_set;
 
 /// Requirements within requirements are followed this deep.
 const MAX_DEPTH: u32 = 16;
@@ -125,6 +126,7 @@ fn provider(proto: &proto::JwtProvider) -> Result<Provider> {
             .claim_to_headers
             .iter()
             .map(|copy| {
+                refuse_set!(copy; claim_path)?;
                 let claim = copy.claim_name.split('.').map(str::to_owned).collect();
                 Ok(ClaimHeader { header: header(&copy.header_name)?, claim })
             })

@@ -22,7 +22,7 @@ mod trace;
 pub use cluster::{compile_cluster, compile_endpoints};
 pub use context::{ConfigError, Context, RouteSlot, Routes};
 pub use files::refresh_files;
-pub use http::{ClientCert, HttpFilter, HttpManager, RouteSource};
+pub use http::{CertDetails, ClientCert, HttpFilter, HttpManager, RouteSource};
 pub use listener::{FilterChain, HttpInspect, Listener, TcpProxy, Terminal, compile_listener};
 pub use protocol::{Common, Http2, Underscores};
 pub use route::compile_routes;

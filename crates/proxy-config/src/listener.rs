@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use envoy_api::envoy::config::core::v3::TrafficDirection;
 use envoy_api::envoy::config::listener::v3 as proto;
+use envoy_api::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_api::envoy::extensions::filters::network::rbac::v3::Rbac;
 use envoy_api::envoy::extensions::filters::network::tcp_proxy::v3::{self as tcp, tcp_proxy};
@@ -21,7 +22,7 @@ use crate::access_log;
 use crate::common::{cidr, duration, kind, limit, socket_address, unpack};
 use crate::context::{ConfigError, Context, Refusal, Result, Under};
 use crate::http::{self, HttpManager, RouteSource, extension};
-use crate::protocol::refuse;
+use crate::protocol::{IsSet, refuse, refuse_set};
 use crate::rbac::engine;
 use crate::tls::{ServerTlsConfigs, downstream};
 
@@ -160,9 +161,12 @@ fn compile(proto: &proto::Listener, context: &Context) -> Result<Listener> {
         ("transparent", proto.transparent.is_some_and(|v| v.value)),
         ("listener_specifier", proto.listener_specifier.is_some()),
     ];
-    if let Some((field, _)) = unsupported.iter().find(|(_, used)| *used) {
-        return Err(Refusal::unsupported(field));
-    }
+    refuse(&unsupported)?;
+    refuse_set!(proto;
+        drain_type, freebind, socket_options, tcp_fast_open_queue_length, tcp_backlog_size, tcp_keepalive, enable_mptcp,
+        per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout, fcds_config,
+    )?;
+    refuse_old_listener(proto)?;
     let mut listener = Listener {
         name: proto.name.as_str().into(),
         address: socket_address(proto.address.as_ref()).under("address")?,
@@ -206,7 +210,11 @@ fn listener_filter(listener: &mut Listener, filter: &proto::ListenerFilter) -> R
     }
     match kind(any) {
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => listener.original_dst = true,
-        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => listener.inspect_tls = Some(inspect),
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
+            let tls: TlsInspector = unpack(any)?;
+            refuse_set!(tls; max_client_hello_size, close_connection_on_client_hello_parsing_errors)?;
+            listener.inspect_tls = Some(inspect);
+        }
         "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => listener.inspect_http = Some(inspect),
         other => return Err(Refusal::new("typed_config", format!("listener filter {other} is not supported"))),
     }
@@ -229,6 +237,7 @@ fn disabled(predicate: &proto::ListenerFilterChainMatchPredicate, ranges: &mut V
 }
 
 fn filter_chain(proto: &proto::FilterChain, context: &Context) -> Result<FilterChain> {
+    refuse_old_chain(proto)?;
     let (last, before) = proto.filters.split_last().ok_or_else(|| Refusal::new("filters", "is empty"))?;
     let mut chain = FilterChain {
         name: proto.name.as_str().into(),
@@ -247,6 +256,16 @@ fn filter_chain(proto: &proto::FilterChain, context: &Context) -> Result<FilterC
     Ok(chain)
 }
 
+#[allow(deprecated)] // Once a listener filter's business.
+fn refuse_old_chain(proto: &proto::FilterChain) -> Result<()> {
+    refuse_set!(proto; use_proxy_proto)
+}
+
+#[allow(deprecated)] // The old place of `bind_to_port`.
+fn refuse_old_listener(proto: &proto::Listener) -> Result<()> {
+    refuse_set!(proto; deprecated_v1)
+}
+
 fn typed(filter: &proto::Filter) -> Result<&envoy_api::Any> {
     match &filter.config_type {
         Some(proto::filter::ConfigType::TypedConfig(any)) => Ok(any),
@@ -258,6 +277,7 @@ fn network_filter(chain: &mut FilterChain, any: &envoy_api::Any) -> Result<()> {
     match extension(any)?.as_str() {
         "envoy.extensions.filters.network.rbac.v3.RBAC" => {
             let rbac: Rbac = unpack(any)?;
+            refuse_set!(rbac; delay_deny, enforcement_type)?;
             if rbac.matcher.is_some() || rbac.shadow_matcher.is_some() {
                 return Err(Refusal::unsupported("matcher"));
             }
@@ -327,7 +347,10 @@ fn tcp_proxy(proto: &tcp::TcpProxy, context: &Context) -> Result<TcpProxy> {
     let clusters = match &proto.cluster_specifier {
         Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => vec![entry(name, 1)],
         Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => {
-            weighted.clusters.iter().map(|c| entry(&c.name, c.weight)).collect()
+            let one = |c: &tcp_proxy::weighted_cluster::ClusterWeight| {
+                refuse_set!(c; metadata_match).under("weighted_clusters").map(|()| entry(&c.name, c.weight))
+            };
+            weighted.clusters.iter().map(one).collect::<Result<_>>()?
         }
         None => return Err(Refusal::new("cluster", "is missing")),
     };
@@ -366,8 +389,11 @@ fn refuse_tcp(proto: &tcp::TcpProxy) -> Result<()> {
         ("flush_access_log_on_connected", old_connect),
         (
             "access_log_options",
-            options.is_some_and(|o| o.access_log_flush_interval.is_some() || o.flush_access_log_on_connected),
+            options.is_some_and(|o| {
+                o.access_log_flush_interval.is_some() || o.flush_access_log_on_connected || o.flush_access_log_on_start
+            }),
         ),
+        ("check_drain_close", proto.check_drain_close.is_set()),
         ("proxy_protocol_tlvs", !proto.proxy_protocol_tlvs.is_empty()),
         ("upstream_connect_mode", proto.upstream_connect_mode != 0),
         ("max_early_data_bytes", proto.max_early_data_bytes.is_some()),
@@ -385,6 +411,7 @@ fn tunnel(proto: &tcp::tcp_proxy::TunnelingConfig) -> Result<Box<str>> {
     if let Some((field, _)) = unsupported.iter().find(|(_, used)| *used) {
         return Err(Refusal::unsupported(field));
     }
+    refuse_set!(proto; request_id_extension, request_id_header, request_id_metadata_key, formatters)?;
     let plain = |c: char| c.is_ascii_graphic() && c != '%';
     if proto.hostname.is_empty() || !proto.hostname.chars().all(plain) {
         return Err(Refusal::new("hostname", "is not host:port"));
@@ -398,6 +425,7 @@ fn chain_match(proto: Option<&proto::FilterChainMatch>) -> Result<ChainMatch> {
         ("source_type", proto.source_type != 0),
         ("direct_source_prefix_ranges", !proto.direct_source_prefix_ranges.is_empty()),
         ("address_suffix", !proto.address_suffix.is_empty()),
+        ("suffix_len", proto.suffix_len.is_some()),
     ];
     if let Some((field, _)) = unsupported.iter().find(|(_, used)| *used) {
         return Err(Refusal::unsupported(field));

@@ -7,6 +7,8 @@ use core::http1_protocol_options::header_key_format::HeaderFormat;
 use envoy_api::envoy::config::core::v3 as core;
 use envoy_api::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
 
+use upstream::Http2Keepalive;
+
 use crate::common::{duration, kind, limit, unpack};
 use crate::context::{Refusal, Result, Under};
 
@@ -58,8 +60,8 @@ pub struct Http2 {
     pub connection_window: u32,
     /// Extended CONNECT (RFC 8441): WebSocket over HTTP/2.
     pub extended_connect: bool,
-    /// Pings after this silence, and how long the answer may take.
-    pub keepalive: Option<(Duration, Duration)>,
+    /// Pings.
+    pub keepalive: Option<Http2Keepalive>,
 }
 
 impl Default for Http2 {
@@ -74,6 +76,63 @@ impl Default for Http2 {
         }
     }
 }
+
+/// Whether a field says something else than its default.
+pub(crate) trait IsSet {
+    fn is_set(&self) -> bool;
+}
+
+impl<T> IsSet for Option<T> {
+    fn is_set(&self) -> bool {
+        self.is_some()
+    }
+}
+
+impl<T> IsSet for Vec<T> {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl<K, V> IsSet for std::collections::HashMap<K, V> {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl IsSet for String {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl IsSet for bool {
+    fn is_set(&self) -> bool {
+        *self
+    }
+}
+
+impl IsSet for i32 {
+    fn is_set(&self) -> bool {
+        *self != 0
+    }
+}
+
+impl IsSet for u32 {
+    fn is_set(&self) -> bool {
+        *self != 0
+    }
+}
+
+/// Refuses a message in which one of these fields is set.
+macro_rules! refuse_set {
+    ($message:expr; $($field:ident),+ $(,)?) => {
+        $crate::protocol::refuse(&[
+            $((stringify!($field), $crate::protocol::IsSet::is_set(&$message.$field))),+
+        ])
+    };
+}
+pub(crate) use refuse_set;
 
 /// The first used field of a list becomes the refusal.
 pub(crate) fn refuse(unsupported: &[(&str, bool)]) -> Result<()> {
@@ -110,6 +169,7 @@ pub(crate) fn common(proto: Option<&core::HttpProtocolOptions>) -> Result<Common
 /// Whether HTTP/1 header names keep the case they came in. HTTP/1.0 and trailers that are announced are always served.
 pub(crate) fn http1(proto: Option<&core::Http1ProtocolOptions>) -> Result<bool> {
     let Some(proto) = proto else { return Ok(false) };
+    refuse_set!(proto; override_stream_error_on_invalid_http_message)?;
     refuse(&[
         ("allow_absolute_url: false", proto.allow_absolute_url.is_some_and(|v| !v.value)),
         ("default_host_for_http_10", !proto.default_host_for_http_10.is_empty()),
@@ -158,7 +218,12 @@ pub(crate) fn http2(proto: Option<&core::Http2ProtocolOptions>) -> Result<Http2>
 }
 
 /// What neither side of HTTP/2 has.
+#[allow(deprecated)] // One field is the old form of another.
 pub(crate) fn refuse_http2(proto: &core::Http2ProtocolOptions) -> Result<()> {
+    refuse_set!(proto;
+        stream_reset_burst, stream_reset_rate, override_stream_error_on_invalid_http_message,
+        stream_error_on_invalid_http_messaging,
+    )?;
     refuse(&[
         ("hpack_table_size", proto.hpack_table_size.is_some()),
         ("allow_metadata", proto.allow_metadata),
@@ -181,9 +246,10 @@ pub(crate) fn refuse_http2(proto: &core::Http2ProtocolOptions) -> Result<()> {
     ])
 }
 
-fn keepalive(proto: &core::KeepaliveSettings) -> Result<Option<(Duration, Duration)>> {
+pub(crate) fn keepalive(proto: &core::KeepaliveSettings) -> Result<Option<Http2Keepalive>> {
     refuse(&[("connection_idle_interval", proto.connection_idle_interval.is_some())])?;
-    let Some(interval) = limit(proto.interval.as_ref()) else { return Ok(None) };
     let timeout = duration(proto.timeout.as_ref()).ok_or_else(|| Refusal::new("timeout", "is missing"))?;
-    Ok(Some((interval, timeout)))
+    let jitter = proto.interval_jitter.as_ref().map_or(f64::from(Http2Keepalive::JITTER_PERCENT), |p| p.value);
+    let jitter_percent = jitter.clamp(0.0, 100.0) as u32;
+    Ok(limit(proto.interval.as_ref()).map(|interval| Http2Keepalive { interval, timeout, jitter_percent }))
 }

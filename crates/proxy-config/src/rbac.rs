@@ -8,6 +8,7 @@ use rules::rbac::{Effect, Engine, Permission, Policy, Principal};
 
 use crate::common::{cidr, header_match, path_match, string_match};
 use crate::context::{Refusal, Result, Under};
+use crate::protocol::refuse_set;
 
 /// Policies within policies are followed this deep.
 const MAX_DEPTH: u32 = 32;
@@ -18,6 +19,7 @@ pub(crate) fn engine(rules: &proto::Rbac) -> Result<Engine> {
         proto::rbac::Action::Deny => Effect::Deny,
         proto::rbac::Action::Log => Effect::Log,
     };
+    refuse_set!(rules; audit_logging_options)?;
     let mut policies = rules
         .policies
         .iter()
@@ -28,9 +30,7 @@ pub(crate) fn engine(rules: &proto::Rbac) -> Result<Engine> {
 }
 
 fn compile(name: &str, policy: &proto::Policy) -> Result<Policy> {
-    if policy.condition.is_some() || policy.checked_condition.is_some() {
-        return Err(Refusal::unsupported("condition"));
-    }
+    refuse_set!(policy; condition, checked_condition, cel_config)?;
     let permissions =
         policy.permissions.iter().map(|p| permission(p, 0)).collect::<Result<_>>().under("permissions")?;
     let principals = policy.principals.iter().map(|p| principal(p, 0)).collect::<Result<_>>().under("principals")?;

@@ -14,6 +14,7 @@ use upstream::ClusterSlot;
 
 use crate::common::{header_match, mutation, string_match};
 use crate::context::{ConfigError, Context, Refusal, Result, Routes, Under};
+use crate::protocol::{refuse, refuse_set};
 use crate::route_action;
 
 /// Compiles a route configuration.
@@ -28,9 +29,12 @@ pub fn compile_routes(
 }
 
 pub(crate) fn table(proto: &proto::RouteConfiguration, context: &Context) -> Result<Routes> {
-    if proto.vhds.is_some() {
-        return Err(Refusal::unsupported("vhds"));
-    }
+    refuse_set!(proto;
+        vhds, internal_only_headers, response_headers_to_add, response_headers_to_remove, request_headers_to_add,
+        request_headers_to_remove, most_specific_header_mutations_wins, cluster_specifier_plugins,
+        request_mirror_policies, ignore_path_parameters_in_path_matching, typed_per_filter_config, vhost_header,
+        route_specifiers,
+    )?;
     let hosts = proto
         .virtual_hosts
         .iter()
@@ -49,9 +53,12 @@ fn virtual_host(proto: &proto::VirtualHost, context: &Context) -> Result<Virtual
         ("hedge_policy", proto.hedge_policy.is_some()),
         ("request_mirror_policies", !proto.request_mirror_policies.is_empty()),
     ];
-    if let Some((field, _)) = unsupported.iter().find(|(_, used)| *used) {
-        return Err(Refusal::unsupported(field));
-    }
+    refuse(&unsupported)?;
+    refuse_old_host(proto)?;
+    refuse_set!(proto;
+        include_attempt_count_in_response, include_is_timeout_retry_header, request_body_buffer_limit,
+        retry_policy_typed_config, route_specifiers,
+    )?;
     let extra = route_action::per_filter(&proto.typed_per_filter_config)?;
     let routes = proto.routes.iter().enumerate().map(|(i, r)| {
         let mut route = route(r, &proto.name, context).under(format!("routes[{i}]"))?;
@@ -69,7 +76,20 @@ fn virtual_host(proto: &proto::VirtualHost, context: &Context) -> Result<Virtual
     })
 }
 
+#[allow(deprecated)] // Old forms of a filter's settings and of `request_body_buffer_limit`.
+fn refuse_old_host(proto: &proto::VirtualHost) -> Result<()> {
+    refuse_set!(proto; cors, per_request_buffer_limit_bytes)
+}
+
+#[allow(deprecated)] // The old form of `request_body_buffer_limit`.
+fn refuse_route(proto: &proto::Route) -> Result<()> {
+    refuse_set!(proto; tracing, per_request_buffer_limit_bytes, request_body_buffer_limit, route_specifiers)?;
+    let hidden = proto.decorator.as_ref().is_some_and(|d| d.propagate.is_some_and(|p| !p.value));
+    refuse(&[("decorator.propagate: false", hidden)])
+}
+
 fn route(proto: &proto::Route, host: &str, context: &Context) -> Result<Route<Arc<ClusterSlot>>> {
+    refuse_route(proto)?;
     let given = proto.r#match.as_ref().ok_or_else(|| Refusal::new("match", "is missing"))?;
     let extra = route_action::per_filter(&proto.typed_per_filter_config)?;
     let operation = proto.decorator.as_ref().and_then(|d| HeaderValue::from_str(&d.operation).ok());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ::http::{HeaderName, HeaderValue, StatusCode};
 use envoy_api::Any;
-use envoy_api::envoy::config::core::v3::{DataSource, data_source};
+use envoy_api::envoy::config::core::v3::{self as core, DataSource, data_source};
 use envoy_api::envoy::config::route::v3 as proto;
 use envoy_api::envoy::extensions::filters::common::fault::v3::{FaultDelay, fault_delay};
 use envoy_api::envoy::extensions::filters::http::cors::v3::CorsPolicy;
@@ -23,7 +23,7 @@ use upstream::ClusterSlot;
 
 use crate::common::{data_source as text_source, duration, kind, limit, mutation, per_million, string_match, unpack};
 use crate::context::{Context, Refusal, Result, Under};
-use crate::protocol::refuse as refuse_fields;
+use crate::protocol::{refuse as refuse_fields, refuse_set};
 
 /// Envoy's default route timeout.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,6 +38,7 @@ pub(crate) fn compile(
         Some(A::Route(action)) => Ok(Action::Forward(Box::new(forward(action, context).under("route")?))),
         Some(A::Redirect(action)) => Ok(Action::Redirect(Box::new(redirect(action, matched).under("redirect")?))),
         Some(A::DirectResponse(direct)) => {
+            refuse_set!(direct; body_format).under("direct_response")?;
             let body = match &direct.body {
                 Some(source @ DataSource { specifier: Some(_), .. }) => bytes(source).under("body")?,
                 _ => Vec::new(),
@@ -77,7 +78,7 @@ fn forward(proto: &proto::RouteAction, context: &Context) -> Result<Forward<Arc<
     let timeout = match duration(proto.timeout.as_ref()) {
         Some(Duration::ZERO) => stream,
         Some(given) => Some(stream.map_or(given, |s| s.min(given))),
-        None => Some(TIMEOUT),
+        None => Some(stream.map_or(TIMEOUT, |s| s.min(TIMEOUT))),
     };
     use proto::route_action::ClusterNotFoundResponseCode as N;
     Ok(Forward {
@@ -96,6 +97,7 @@ fn forward(proto: &proto::RouteAction, context: &Context) -> Result<Forward<Arc<
             N::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
         },
         grpc_max: grpc_max(proto),
+        idle_timeout: proto.idle_timeout.as_ref().map(|idle| limit(Some(idle))),
         connect_ends: connect_ends(&proto.upgrade_configs).under("upgrade_configs")?,
     })
 }
@@ -134,12 +136,21 @@ fn refuse(proto: &proto::RouteAction) -> Result<()> {
         ("rate_limits", !proto.rate_limits.is_empty()),
         ("hedge_policy", proto.hedge_policy.is_some()),
         ("internal_redirect_policy", proto.internal_redirect_policy.is_some()),
-        ("idle_timeout", proto.idle_timeout.is_some_and(|d| d.seconds != 0 || d.nanos != 0)),
     ];
-    match unsupported.iter().find(|(_, used)| *used) {
-        Some((field, _)) => Err(Refusal::unsupported(field)),
-        None => Ok(()),
+    refuse_fields(&unsupported)?;
+    refuse_old(proto)?;
+    refuse_set!(proto; append_x_forwarded_host, priority, retry_policy_typed_config, flush_timeout)?;
+    if let Some(limits) = &proto.max_stream_duration {
+        refuse_set!(limits; grpc_timeout_header_offset).under("max_stream_duration")?;
     }
+    // Envoy joins the values of several policies, unless one ends the search.
+    let joined = proto.hash_policy.split_last().is_some_and(|(_, before)| before.iter().any(|p| !p.terminal));
+    refuse_fields(&[("hash_policy: several that are not terminal", joined)])
+}
+
+#[allow(deprecated)] // Old forms of other fields.
+fn refuse_old(proto: &proto::RouteAction) -> Result<()> {
+    refuse_set!(proto; cors, grpc_timeout_offset, internal_redirect_action, max_internal_redirects)
 }
 
 fn clusters(proto: &proto::RouteAction, context: &Context) -> Result<Vec<WeightedCluster<Arc<ClusterSlot>>>> {
@@ -151,13 +162,10 @@ fn clusters(proto: &proto::RouteAction, context: &Context) -> Result<Vec<Weighte
             response_headers: Default::default(),
             host_rewrite: None,
         }]),
-        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted
-            .clusters
-            .iter()
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => refuse_weighted(weighted)
+            .map(|()| weighted.clusters.iter())?
             .map(|c| {
-                if c.name.is_empty() {
-                    return Err(Refusal::unsupported("cluster_header"));
-                }
+                refuse_set!(c; cluster_header, metadata_match, typed_per_filter_config)?;
                 Ok(WeightedCluster {
                     cluster: context.clusters.slot(&c.name),
                     weight: c.weight.map_or(0, |w| w.value),
@@ -175,6 +183,11 @@ fn clusters(proto: &proto::RouteAction, context: &Context) -> Result<Vec<Weighte
             .under("weighted_clusters"),
         _ => Err(Refusal::unsupported("cluster_specifier")),
     }
+}
+
+#[allow(deprecated)] // The sum is the sum of the weights.
+fn refuse_weighted(proto: &proto::WeightedCluster) -> Result<()> {
+    refuse_set!(proto; total_weight, random_value_specifier)
 }
 
 fn regex_rewrite(
@@ -204,12 +217,10 @@ fn re2_substitution(text: &str) -> String {
 }
 
 fn retry(proto: &proto::RetryPolicy) -> Result<RetryPolicy> {
-    if !proto.retriable_headers.is_empty() || !proto.retriable_request_headers.is_empty() {
-        return Err(Refusal::unsupported("retriable_headers"));
-    }
-    if proto.per_try_idle_timeout.is_some() {
-        return Err(Refusal::unsupported("per_try_idle_timeout"));
-    }
+    refuse_set!(proto;
+        retriable_headers, retriable_request_headers, per_try_idle_timeout, rate_limited_retry_back_off,
+        retry_options_predicates, refresh_cluster_on_retry,
+    )?;
     let other_priorities = proto.retry_priority.as_ref().map(priorities).transpose().under("retry_priority")?;
     let mut previous_hosts = false;
     for predicate in &proto.retry_host_predicate {
@@ -279,9 +290,7 @@ fn hash(proto: &proto::route_action::HashPolicy) -> Result<HashPolicy> {
 }
 
 fn mirror(proto: &proto::route_action::RequestMirrorPolicy, context: &Context) -> Result<Mirror<Arc<ClusterSlot>>> {
-    if proto.cluster.is_empty() {
-        return Err(Refusal::unsupported("cluster_header"));
-    }
+    refuse_set!(proto; cluster_header)?;
     refuse_fields(&[
         ("request_headers_mutations", !proto.request_headers_mutations.is_empty()),
         ("host_rewrite_literal", !proto.host_rewrite_literal.is_empty()),
@@ -349,8 +358,9 @@ pub(crate) fn per_filter(config: &HashMap<String, Any>) -> Result<PerFilter> {
 
 /// A fault filter's configuration, on the listener or a route.
 pub(crate) fn fault(proto: &HttpFault) -> Result<Fault> {
-    if proto.response_rate_limit.is_some() || !proto.headers.is_empty() || !proto.upstream_cluster.is_empty() {
-        return Err(Refusal::unsupported("response_rate_limit, headers or upstream_cluster"));
+    refuse_set!(proto; response_rate_limit, headers, upstream_cluster, downstream_nodes, max_active_faults)?;
+    if let Some(abort) = &proto.abort {
+        refuse_set!(abort; response_body).under("abort")?;
     }
     Ok(Fault {
         delay: proto.delay.as_ref().map(delay).transpose().under("delay")?,
@@ -380,6 +390,10 @@ fn abort(proto: &FaultAbort) -> Result<(Abort, u32)> {
 }
 
 fn cors(proto: &CorsPolicy) -> Result<Cors> {
+    refuse_set!(proto; shadow_enabled, allow_private_network_access)?;
+    // Istio names the default: always on.
+    let always = |f: &core::RuntimeFractionalPercent| per_million(f.default_value.as_ref()) == 1_000_000;
+    refuse_fields(&[("filter_enabled", proto.filter_enabled.as_ref().is_some_and(|f| !always(f)))])?;
     let value = |s: &str| match s {
         "" => Ok(None),
         s => HeaderValue::from_str(s).map(Some).map_err(|e| Refusal::new("cors", e)),

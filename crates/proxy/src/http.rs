@@ -8,6 +8,7 @@ mod exchange;
 mod filters;
 mod forward;
 mod headers;
+mod idle;
 mod mirror;
 mod reply;
 mod request;
@@ -228,8 +229,8 @@ async fn serve_http2(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
     if options.extended_connect {
         builder.enable_connect_protocol();
     }
-    if let Some((interval, timeout)) = options.keepalive {
-        builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
+    if let Some(keepalive) = options.keepalive {
+        builder.keep_alive_interval(keepalive.draw()).keep_alive_timeout(keepalive.timeout);
     }
     let serving = builder.serve_connection(io, service(connection));
     tokio::pin!(serving);

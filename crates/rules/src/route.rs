@@ -139,6 +139,8 @@ pub struct Forward<C> {
     pub timeout: Option<Duration>,
     /// A gRPC call may name its own limit (`grpc-timeout`), up to this; zero is any. `None`: it may not.
     pub grpc_max: Option<Duration>,
+    /// The longest silence of a stream: `None` is as the listener has it, `Some(None)` no limit.
+    pub idle_timeout: Option<Option<Duration>>,
     /// When and how to try again.
     pub retry: Option<Arc<RetryPolicy>>,
     /// Replaces the matched prefix.

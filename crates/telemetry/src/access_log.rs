@@ -48,12 +48,14 @@ pub struct AccessLog {
     sink: Arc<Sink>,
 }
 
+#[derive(Debug)]
 enum Line {
     Text(Vec<Piece>),
     Json(Vec<Field>),
 }
 
 /// One key of a JSON log.
+#[derive(Debug)]
 struct Field {
     /// Leading separator, key in quotes, colon.
     head: Box<[u8]>,
@@ -62,7 +64,7 @@ struct Field {
 
 impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessLog").field("filter", &self.filter).finish_non_exhaustive()
+        f.debug_struct("AccessLog").field("filter", &self.filter).field("line", &self.line).finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bodies: what goes up and what comes down, without boxes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::copies::{self, CopyIn, CopyOut};
 use crate::messages::Messages;
@@ -95,6 +96,8 @@ pub struct Recording {
     pub complete: bool,
     /// gRPC messages, when they are counted.
     pub messages: Option<Messages>,
+    /// When something last came, where somebody wants to know.
+    pub moved: Option<Rc<Cell<Instant>>>,
     copies: Vec<CopyIn>,
 }
 
@@ -113,6 +116,9 @@ impl Recording {
 
     fn note(&mut self, frame: &Frame<Bytes>) {
         self.copies.iter().for_each(|copy| copy.push(frame));
+        if let Some(moved) = &self.moved {
+            moved.set(Instant::now());
+        }
         match frame.data_ref() {
             Some(data) => {
                 self.bytes += data.len() as u64;
@@ -132,6 +138,9 @@ impl Recording {
 
     fn finish(&mut self) {
         self.complete = true;
+        if let Some(moved) = &self.moved {
+            moved.set(Instant::now());
+        }
         self.copies.drain(..).for_each(|copy| copy.finish());
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mtls::{ClientTls, TlsError};
+use mtls::{ClientTls, Offer, TlsError};
 
 /// A whole cluster.
 #[derive(Clone, Debug)]
@@ -33,8 +33,10 @@ pub struct ClusterConfig {
     pub idle_timeout: Option<Duration>,
     /// The longest life of an HTTP connection; then it serves no new request.
     pub max_connection_duration: Option<Duration>,
-    /// HTTP/2 pings on silent connections: between two, and until an answer must be there.
-    pub http2_keepalive: Option<(Duration, Duration)>,
+    /// Names are asked for IPv4 addresses alone.
+    pub ipv4_only: bool,
+    /// HTTP/2 pings on silent connections.
+    pub http2_keepalive: Option<Http2Keepalive>,
     /// Who connects is told in front of all bytes (the PROXY protocol).
     pub proxy_protocol: Option<ProxyVersion>,
     /// Requests after which a connection is closed; 0 is no limit.
@@ -71,6 +73,7 @@ impl ClusterConfig {
             protocol: Protocol::Http1,
             idle_timeout: None,
             max_connection_duration: None,
+            ipv4_only: false,
             http2_keepalive: None,
             proxy_protocol: None,
             max_requests_per_connection: 0,
@@ -116,6 +119,15 @@ pub struct DnsTarget {
     pub host: String,
     /// The port.
     pub port: u16,
+    /// What every host of the name is like, but for its address.
+    pub like: HostConfig,
+}
+
+impl DnsTarget {
+    /// A name whose hosts have nothing special.
+    pub fn new(host: &str, port: u16) -> Self {
+        Self { host: host.to_owned(), port, like: HostConfig::new(SocketAddr::from(([0, 0, 0, 0], port))) }
+    }
 }
 
 /// One endpoint.
@@ -319,13 +331,51 @@ impl Tls {
     ///
     /// # Errors
     /// When the context cannot be used.
-    pub fn new(context: &ClientTls) -> Result<Self, TlsError> {
+    pub fn new(context: &ClientTls, offer: &Offer) -> Result<Self, TlsError> {
         let alpn = |names: [&str; 3]| names.map(|n| n.as_bytes().to_vec()).to_vec();
         Ok(Self {
-            plain: context.build()?,
-            mesh_http1: context.with_alpn(alpn(["istio-http/1.1", "istio", "http/1.1"])).build()?,
-            mesh_http2: context.with_alpn(alpn(["istio-h2", "istio", "h2"])).build()?,
+            plain: context.build_within(offer)?,
+            mesh_http1: context.with_alpn(alpn(["istio-http/1.1", "istio", "http/1.1"])).build_within(offer)?,
+            mesh_http2: context.with_alpn(alpn(["istio-h2", "istio", "h2"])).build_within(offer)?,
             name: context.server_name()?,
         })
+    }
+}
+
+/// When an HTTP/2 connection is asked whether its other end is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2Keepalive {
+    /// Time between two pings.
+    pub interval: Duration,
+    /// How long the answer may take.
+    pub timeout: Duration,
+    /// Up to so many per cent are added to the interval, so that connections made together do not ping together.
+    pub jitter_percent: u32,
+}
+
+impl Http2Keepalive {
+    /// Envoy's default of `interval_jitter`.
+    pub const JITTER_PERCENT: u32 = 15;
+
+    /// The interval of one connection.
+    pub fn draw(&self) -> Duration {
+        let most = self.interval.as_nanos().saturating_mul(u128::from(self.jitter_percent)) / 100;
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        self.interval.saturating_add(Duration::from_nanos(fastrand::u64(..=most)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_do_not_ping_together() {
+        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        let of = |jitter_percent| Http2Keepalive { interval: minute, timeout: second, jitter_percent };
+        assert_eq!(of(0).draw(), minute);
+        let drawn: Vec<Duration> = (0..100).map(|_| of(10).draw()).collect();
+        assert!(drawn.iter().all(|d| *d >= minute && *d <= minute + Duration::from_secs(6)), "{drawn:?}");
+        assert!(drawn.iter().any(|d| *d != drawn[0]));
     }
 }

@@ -1,6 +1,6 @@
 //! Clusters whose hosts are asked of DNS: when first called, then as often as answers run out while somebody calls.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -63,8 +63,9 @@ async fn resolve(cluster: &Cluster, targets: &[DnsTarget], answers: &mut Vec<Vec
         match resolver.lookup(&target.host).await {
             Ok(found) => {
                 life = life.min(found.life);
-                let host = |ip| HostConfig::new(SocketAddr::new(ip, target.port));
-                *answer = found.addresses.into_iter().map(host).collect();
+                let host = |ip| HostConfig { address: SocketAddr::new(ip, target.port), ..target.like.clone() };
+                let wanted = |ip: &IpAddr| ip.is_ipv4() || !cluster.config.ipv4_only;
+                *answer = found.addresses.into_iter().filter(wanted).map(host).collect();
             }
             Err(error) => {
                 failed = true;

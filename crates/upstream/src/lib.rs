@@ -23,8 +23,8 @@ mod stats;
 pub use body::{Body, BodyError, Recording, UpstreamBody};
 pub use cluster::{Cluster, ClusterSlot, Permit, PickContext, PickError};
 pub use config::{
-    Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Keepalive, Outlier, Protocol, ProxyVersion, RetryBudget,
-    Security, Service, SlowStart, Thresholds, Tls, TransportMatch,
+    Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Http2Keepalive, Keepalive, Outlier, Protocol,
+    ProxyVersion, RetryBudget, Security, Service, SlowStart, Thresholds, Tls, TransportMatch,
 };
 pub use connect::{Alpn, Connected, Transport, connect};
 pub use copies::CopyOut;

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::shop::{Shop, binary};
+use crate::sidecar::passes_over;
 
 /// Runs a command of the binary against a shop's mesh.
 fn meltemi(shop: &Shop, words: &[&str]) -> Output {
@@ -62,6 +63,8 @@ fn exec_logs_ps_and_the_sidecars_pages() {
         ("/stats/prometheus", "istio_requests_total"),
         ("/certs", "spiffe://cluster.local/ns/production/sa/order-service-sa"),
     ] {
+        let part =
+            if page == "/stats/prometheus" && passes_over("command_line::metrics") { "envoy_cluster" } else { part };
         let asked = exec(&["pilot-agent", "request", "GET", page]);
         assert!(asked.status.success() && text(&asked.stdout).contains(part), "{page}: {}", text(&asked.stdout));
     }

@@ -80,6 +80,7 @@ impl Bed {
         let mut options = MeshOptions::new(binary(), vec![folder.path().to_owned()], folder.path().join(".state"));
         options.namespace = "production".to_owned();
         options.patience = PATIENCE;
+        crate::sidecar::choose(&mut options);
         change(&mut options);
         Self { mesh: Mesh::up(options).unwrap_or_else(|e| panic!("{e}")), folder }
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use laptop::{Mesh, MeshOptions};
 use serde_json::Value;
 
+use crate::sidecar;
+
 /// How long a mesh may take to come up, or to follow a change.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -14,17 +16,6 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Shop {
     pub mesh: Mesh,
     folder: tempfile::TempDir,
-}
-
-/// The stock Envoy that `scripts/install-tools` fetches.
-pub fn envoy() -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/envoy");
-    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}; scripts/install-tools fetches it", path.display()))
-}
-
-/// Whether every pod's sidecar is to be a stock Envoy: the same tests, the other data plane.
-fn all_envoy() -> bool {
-    std::env::var("MELTEMI_E2E_SIDECAR").is_ok_and(|kind| kind == "envoy")
 }
 
 /// The binary under test: `$MELTEMI_BINARY` (a faster build of the same), else the one built with the tests.
@@ -58,7 +49,7 @@ impl Shop {
         let mut options = MeshOptions::new(binary(), sources, folder.path().join(".state"));
         options.namespace = "production".to_owned();
         options.patience = PATIENCE;
-        options.envoy = all_envoy().then(envoy);
+        sidecar::choose(&mut options);
         change(&mut options);
         let mesh = Mesh::up(options).unwrap_or_else(|e| panic!("{e}"));
         Self { mesh, folder }

@@ -1,6 +1,7 @@
 //! Stock Envoy 1.40 as one pod's sidecar: between it and the rest of the mesh there is nothing but xDS and mTLS.
 
-use crate::shop::{PATIENCE, Shop, count, deployment, envoy, report, service};
+use crate::shop::{PATIENCE, Shop, count, deployment, report, service};
+use crate::sidecar::envoy;
 
 const GUEST: &str = "spiffe://cluster.local/ns/production/sa/guest-sa";
 const ORDER: &str = "spiffe://cluster.local/ns/production/sa/order-service-sa";

@@ -56,6 +56,12 @@ impl Failed {
         Self::new(StatusCode::GATEWAY_TIMEOUT, ResponseFlags::UT, details, "upstream request timeout")
     }
 
+    /// Nothing moved for too long: whose turn it was to speak decides the status (as Envoy).
+    pub(crate) fn silent(request_complete: bool) -> Self {
+        let status = if request_complete { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
+        Self::new(status, ResponseFlags::SI, "stream_idle_timeout", "stream timeout")
+    }
+
     pub(crate) fn of(cause: &Cause) -> Self {
         let reason = match cause {
             Cause::Connect(_) | Cause::Tls(_) => "remote connection failure",

@@ -102,8 +102,27 @@ impl ReplyBody {
         Broken(details)
     }
 
+    /// Ready when the whole answer takes too long, or nothing has moved for too long.
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let silence = self.exchange.as_ref().and_then(|e| e.idle.as_ref()).map(super::idle::Idle::until);
+            let Some(limit) = self.deadline.into_iter().chain(silence).min() else { return Poll::Pending };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(limit)));
+            if timer.deadline() != limit {
+                timer.as_mut().reset(limit);
+            }
+            std::task::ready!(timer.as_mut().poll(cx));
+            if limit <= Instant::now() {
+                return Poll::Ready(());
+            }
+        }
+    }
+
     fn note(&mut self, frame: &Frame<Bytes>) {
         let Some(exchange) = &mut self.exchange else { return };
+        if let Some(idle) = &exchange.idle {
+            idle.touch();
+        }
         if let Some(data) = frame.data_ref() {
             exchange.bytes_sent += data.len() as u64;
             if let Some(messages) = &mut self.messages {
@@ -153,12 +172,14 @@ impl Body for ReplyBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                let Some(deadline) = this.deadline else { return Poll::Pending };
-                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-                timer
-                    .as_mut()
-                    .poll(cx)
-                    .map(|()| Some(Err(this.fail(ResponseFlags::UT, "response_timeout_after_response_started"))))
+                std::task::ready!(this.poll_limits(cx));
+                let late = this.deadline.is_some_and(|deadline| deadline <= Instant::now());
+                let (flag, details) = if late {
+                    (ResponseFlags::UT, "response_timeout_after_response_started")
+                } else {
+                    (ResponseFlags::SI, "stream_idle_timeout")
+                };
+                Poll::Ready(Some(Err(this.fail(flag, details))))
             }
         }
     }

@@ -13,6 +13,7 @@ use telemetry::{HttpSample, LogRecord, RequestProtocol, ResponseFlags, Workload}
 use upstream::{Cluster, Host, Permit};
 
 use super::Connection;
+use super::idle::Idle;
 use super::trace::Trace;
 
 /// One request and its answer.
@@ -53,6 +54,8 @@ pub(crate) struct Exchange {
     pub(crate) recording: Option<Rc<std::cell::RefCell<upstream::Recording>>>,
     /// Its place in a trace.
     pub(crate) trace: Option<Box<Trace>>,
+    /// The longest silence, where there is a limit.
+    pub(crate) idle: Option<Idle>,
 }
 
 impl Exchange {
@@ -96,6 +99,7 @@ impl Exchange {
             permits: Vec::new(),
             recording: None,
             trace: None,
+            idle: None,
         })
     }
 

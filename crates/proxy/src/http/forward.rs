@@ -24,6 +24,7 @@ use super::attempt::{self, Attempts, Failed};
 use super::body::ReplyBody;
 use super::exchange::Exchange;
 use super::headers as names;
+use super::idle::Idle;
 use super::reply::{self, Local};
 use super::request::view;
 use super::{Connection, awaiting, doubt, mirror, upgrade};
@@ -57,6 +58,7 @@ pub(crate) async fn forward(
         return reply::local(exchange, server, local);
     };
     exchange.cluster = Some(cluster.clone());
+    exchange.idle = action.idle_timeout.unwrap_or(manager.stream_idle).map(Idle::new);
     Registry::ready(&cluster).await;
     let Some(permit) = cluster.request_permit() else {
         let mut local = Local::new(
@@ -111,7 +113,7 @@ pub(crate) async fn forward(
         count_header: host.attempt_count,
         version,
     };
-    match attempt::send(&mut attempts, &mut exchange, request).await {
+    match before_silence(&mut attempts, &mut exchange, request).await {
         Ok(answer) => {
             let mut response =
                 respond(connection, manager, exchange, answer, &cluster, (host, route, target), deadline, upgraded);
@@ -122,6 +124,24 @@ pub(crate) async fn forward(
         }
         Err(failed) => fail(exchange, server, &cluster, failed),
     }
+}
+
+/// Sends the request, and gives up when nothing has moved for too long.
+async fn before_silence(
+    attempts: &mut Attempts<'_>,
+    exchange: &mut Exchange,
+    request: Request<Body>,
+) -> Result<Answer, Failed> {
+    let Some(idle) = exchange.idle.clone() else { return attempt::send(attempts, exchange, request).await };
+    let silent = tokio::select! {
+        biased;
+        sent = attempt::send(attempts, exchange, request) => {
+            idle.touch();
+            return sent;
+        }
+        () = idle.over() => exchange.recording.as_ref().is_none_or(|recording| recording.borrow().complete),
+    };
+    Err(Failed::silent(silent))
 }
 
 fn millis(time: Duration) -> u64 {
@@ -246,6 +266,7 @@ fn recorded(
         }
         let recording = Recording::new(if action.retry.is_some() { KEEP } else { 0 });
         recording.borrow_mut().messages = exchange.grpc.then(Messages::default);
+        recording.borrow_mut().moved = exchange.idle.as_ref().map(|idle| idle.moved.clone());
         exchange.recording = Some(recording.clone());
         Body::Recorded(incoming, recording)
     })

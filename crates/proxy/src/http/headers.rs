@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use mtls::Peer;
-use proxy_config::{ClientCert, HttpManager};
+use proxy_config::{CertDetails, ClientCert, HttpManager};
 
 use crate::connection::About;
 
@@ -55,7 +55,7 @@ pub(crate) fn prepare(manager: &HttpManager, about: &About, inbound: bool, heade
     if manager.use_remote_address {
         append(headers, &FORWARDED_FOR, &about.source.ip().to_string());
     }
-    client_cert(manager.client_cert, about, headers);
+    client_cert(manager, about, headers);
 }
 
 /// A random UUID (version 4).
@@ -73,15 +73,16 @@ fn request_id() -> HeaderValue {
 }
 
 /// `x-forwarded-client-cert`: a client without a verified certificate must not claim one.
-fn client_cert(mode: ClientCert, about: &About, headers: &mut HeaderMap) {
-    match (mode, &about.peer) {
-        (ClientCert::Forward, _) => {}
-        (ClientCert::Sanitize, _) | (ClientCert::Append | ClientCert::Replace, None) => {
+fn client_cert(manager: &HttpManager, about: &About, headers: &mut HeaderMap) {
+    let details = manager.cert_details;
+    match (manager.client_cert, &about.peer) {
+        (ClientCert::AlwaysForward, _) | (ClientCert::Forward, Some(_)) => {}
+        (ClientCert::Sanitize, _) | (ClientCert::Forward | ClientCert::Append | ClientCert::Replace, None) => {
             headers.remove(&CLIENT_CERT);
         }
-        (ClientCert::Append, Some(peer)) => append(headers, &CLIENT_CERT, &certificate(peer, about)),
+        (ClientCert::Append, Some(peer)) => append(headers, &CLIENT_CERT, &certificate(peer, about, details)),
         (ClientCert::Replace, Some(peer)) => {
-            if let Ok(value) = HeaderValue::from_str(&certificate(peer, about)) {
+            if let Ok(value) = HeaderValue::from_str(&certificate(peer, about, details)) {
                 headers.insert(CLIENT_CERT.clone(), value);
             }
         }
@@ -89,7 +90,7 @@ fn client_cert(mode: ClientCert, about: &About, headers: &mut HeaderMap) {
 }
 
 /// One element in Envoy's form: By, Hash, Subject, URI, DNS.
-fn certificate(peer: &Peer, about: &About) -> String {
+fn certificate(peer: &Peer, about: &About, details: CertDetails) -> String {
     let mut text = String::with_capacity(200);
     if let Some(own) = &about.local_uri {
         text.push_str("By=");
@@ -98,14 +99,16 @@ fn certificate(peer: &Peer, about: &About) -> String {
     }
     text.push_str("Hash=");
     text.push_str(&peer.sha256);
-    text.push_str(";Subject=\"");
-    text.push_str(&peer.subject.replace('"', "\\\""));
-    text.push('"');
-    for uri in &peer.uri_sans {
+    if details.subject {
+        text.push_str(";Subject=\"");
+        text.push_str(&peer.subject.replace('"', "\\\""));
+        text.push('"');
+    }
+    for uri in peer.uri_sans.iter().filter(|_| details.uri) {
         text.push_str(";URI=");
         text.push_str(uri);
     }
-    for dns in &peer.dns_sans {
+    for dns in peer.dns_sans.iter().filter(|_| details.dns) {
         text.push_str(";DNS=");
         text.push_str(dns);
     }

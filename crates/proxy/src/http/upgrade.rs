@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, heade
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use net::Moved;
+use net::{CopyEnd, Moved};
 use proxy_config::HttpManager;
 use telemetry::ResponseFlags;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -175,7 +175,11 @@ async fn relay(
     exchange.complete = true;
     let moved = Moved::default();
     // How it ended is no news: either side may leave whenever it likes.
-    let _ = copy_buffered(client, server, None, &moved).await;
+    let idle = exchange.idle.as_ref().map(|idle| idle.limit);
+    if matches!(copy_buffered(client, server, idle, &moved).await, CopyEnd::Idle) {
+        exchange.flags.insert(ResponseFlags::SI);
+        exchange.details = Some("stream_idle_timeout".into());
+    }
     exchange.bytes_received += moved.a_to_b.get();
     exchange.bytes_sent += moved.b_to_a.get();
 }

@@ -304,7 +304,6 @@ async fn options_that_are_not_built_are_refused_by_name() {
     let upstream = Upstream::bind().await;
     for (field, value) in [
         ("request_headers_timeout", json!("1s")),
-        ("stream_idle_timeout", json!("1s")),
         ("codec_type", json!("HTTP3")),
         ("http_protocol_options", json!({"allow_chunked_length": true})),
         ("http_protocol_options", json!({"header_key_format": {"proper_case_words": {}}})),

@@ -207,6 +207,36 @@ async fn after_goaway_requests_go_out_on_a_new_connection() {
     old.abort();
 }
 
+/// REFUSED_STREAM says that nothing was done with the request (RFC 9113, 8.7): a POST too may go out again.
+#[tokio::test]
+async fn a_refused_stream_is_sent_again_where_the_route_says_so() {
+    for (retries, status) in [(json!({"retry_on": "refused-stream", "num_retries": 1}), 200), (json!(null), 503)] {
+        let upstream = Upstream::bind().await;
+        let mut config = http2(&upstream);
+        config.route()["route"]["retry_policy"] = retries;
+        let proxy = config.start();
+        let mut h2 = client(proxy.address).await;
+        let post = Request::post("http://a/").body(()).expect("a request");
+        let (response, mut up) = h2.send_request(post, false).expect("sent");
+        up.send_data(Bytes::from_static(b"once"), true).expect("sent");
+        let mut server = accept(&upstream).await;
+        let (request, mut respond) = call(&mut server).await;
+        let serving = tokio::spawn(async move {
+            while let Some(Ok((request, mut respond))) = server.accept().await {
+                tokio::spawn(async move {
+                    assert_eq!(whole(&mut request.into_body()).await, b"once");
+                    respond.send_response(Response::new(()), true).expect("sent");
+                });
+            }
+        });
+        // The whole body has come, so that the request can be sent again.
+        assert_eq!(whole(&mut request.into_body()).await, b"once");
+        respond.send_reset(Reason::REFUSED_STREAM);
+        assert_eq!(response.await.expect("an answer").status(), status);
+        serving.abort();
+    }
+}
+
 #[tokio::test]
 async fn resets_are_told_apart() {
     let upstream = Upstream::bind().await;

@@ -4,6 +4,7 @@
 mod h2spec;
 mod http1;
 mod http2;
+mod idle;
 mod life;
 mod mirror;
 mod proxy;

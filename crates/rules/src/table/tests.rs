@@ -19,6 +19,7 @@ fn forward(clusters: &[(&'static str, u32)]) -> Forward<&'static str> {
         total_weight: clusters.iter().map(|c| c.1).sum(),
         timeout: None,
         grpc_max: None,
+        idle_timeout: None,
         retry: None,
         prefix_rewrite: None,
         regex_rewrite: None,

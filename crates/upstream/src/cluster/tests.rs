@@ -187,7 +187,7 @@ fn slots_outlive_their_clusters() {
 
 #[tokio::test]
 async fn names_are_resolved_when_first_called() {
-    let target = crate::config::DnsTarget { host: "localhost".to_owned(), port: 80 };
+    let target = crate::config::DnsTarget::new("localhost", 80);
     let cluster = Cluster::new(ClusterConfig::new("dns", Discovery::Dns(vec![target])), None);
     assert!(cluster.pick(&PickContext::default()).is_err());
     Registry::ready(&cluster).await;

@@ -37,7 +37,7 @@ async fn server(ttl: u32) -> (Arc<AtomicU32>, SocketAddr) {
 }
 
 fn cluster(registry: &Registry, host: &str) -> Arc<Cluster> {
-    let target = DnsTarget { host: host.to_owned(), port: 443 };
+    let target = DnsTarget::new(host, 443);
     registry.apply(ClusterConfig::new(host, Discovery::Dns(vec![target])));
     registry.slot(host).load().unwrap()
 }

@@ -115,8 +115,8 @@ async fn http2(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    if let Some((interval, answer)) = pool.cluster.config.http2_keepalive {
-        builder.keep_alive_interval(interval).keep_alive_timeout(answer).keep_alive_while_idle(true);
+    if let Some(keepalive) = pool.cluster.config.http2_keepalive {
+        builder.keep_alive_interval(keepalive.draw()).keep_alive_timeout(keepalive.timeout).keep_alive_while_idle(true);
     }
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(protocol)?;
     pool.cluster.stats.cx_http2_total.fetch_add(1, Relaxed);

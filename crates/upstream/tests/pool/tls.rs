@@ -43,7 +43,7 @@ impl Mesh {
             sni: Some("outbound_.80_._.a".to_owned()),
             alpn: vec![b"istio".to_vec()],
         };
-        Security::Tls(Arc::new(Tls::new(&context).expect("a good context")))
+        Security::Tls(Arc::new(Tls::new(&context, &mtls::Offer::default()).expect("a good context")))
     }
 
     /// A server that takes TLS connections and reports the protocol agreed on.
