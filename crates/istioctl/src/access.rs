@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 /// A way into a mesh. A cluster's goes through its API server, a laptop mesh's through its control socket.
 pub trait Access {
     /// All pods, of one namespace or of all.
@@ -21,6 +23,27 @@ pub trait Access {
     /// # Errors
     /// A sentence, when istiod does not answer or refuses.
     fn istiod_page(&self, path: &str) -> Result<Vec<u8>, String>;
+
+    /// The last lines of a container's log; without a pod, of istiod's.
+    ///
+    /// # Errors
+    /// A sentence, when there is none.
+    fn log(&self, pod: Option<&Pod>, container: &str, lines: u32) -> Result<Vec<u8>, String>;
+
+    /// All objects of a kind, as the API server has them.
+    ///
+    /// # Errors
+    /// A sentence, when the server refuses or there is none.
+    fn objects(&self, _api_version: &str, plural: &str) -> Result<Vec<Value>, String> {
+        Err(format!(
+            "{plural} are kept by an API server, which a laptop mesh has not; name a cluster with --kubeconfig"
+        ))
+    }
+
+    /// Carries connections of `listener` to a port of a pod until the process ends; `None` where only pages can be had.
+    fn tunnel(&self, _pod: &Pod, _port: u16, _listener: &std::net::TcpListener) -> Option<Result<(), String>> {
+        None
+    }
 }
 
 /// How a page is asked.

@@ -8,7 +8,8 @@ use clap::{ArgAction, Args, ValueEnum};
 use galley::{Input, Level, Message, Scope, Suppression};
 use serde_json::{Value, json};
 
-use crate::global::Global;
+use crate::Session;
+use crate::access::Access;
 use crate::input;
 use crate::output::{Machine, print_machine};
 
@@ -53,7 +54,7 @@ pub(crate) struct Analyze {
     /// Known findings not to be reported: CODE=KIND NAME.NAMESPACE, with * for any text; may be repeated.
     #[arg(short = 'S', long)]
     suppress: Vec<String>,
-    /// Analyse a live cluster too; not built, so only false.
+    /// Analyse a live cluster too; without a word where --kubeconfig or --context names one.
     #[arg(short = 'k', long = "use-kube", num_args = 0..=1, default_missing_value = "true", require_equals = true, action = ArgAction::Set)]
     use_kube: Option<bool>,
     /// Say which analyzers ran over which files.
@@ -86,21 +87,30 @@ impl Threshold {
 }
 
 impl Analyze {
-    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, String> {
+    pub(crate) fn run(self, session: &Session) -> Result<ExitCode, String> {
+        let global = &session.global;
         if self.list_analyzers {
             for (name, about) in galley::analyzers() {
                 println!("* {name}: {about}");
             }
             return Ok(ExitCode::SUCCESS);
         }
-        if self.use_kube == Some(true) {
-            return Err("--use-kube: a live cluster is not analysed yet; pass files".to_owned());
-        }
+        // Istio's command looks at the cluster unless told otherwise; ours where one is named.
+        let named = global.kubeconfig.is_some() || global.context.is_some();
+        let live = self.use_kube.unwrap_or(named);
         let suppressed = self.suppress.iter().map(|text| Suppression::parse(text)).collect::<Result<Vec<_>, _>>()?;
-        let input = self.read(global.namespace())?;
+        let mut input = self.read(global.namespace(), live)?;
+        if live {
+            add_cluster(session.access()?, &mut input)?;
+        }
         let only = global.namespace.as_deref().filter(|_| !self.all_namespaces);
         let scope = Scope { namespace: only, analyzers: &self.analyzer, suppressed: &suppressed };
         let mut all = galley::analyze_scope(&input, &scope)?;
+        for message in
+            all.iter_mut().filter(|m| m.origin.as_ref().is_some_and(|o| o.file == std::path::Path::new(CLUSTER)))
+        {
+            message.origin = None;
+        }
         if self.ignore_unknown {
             all.retain(|m| !m.is_unreadable_file());
         }
@@ -118,12 +128,18 @@ impl Analyze {
         Ok(if failed { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
     }
 
-    fn read(&self, namespace: &str) -> Result<Input, String> {
+    fn read(&self, namespace: &str, live: bool) -> Result<Input, String> {
         let mut input = Input::new();
         if let Some(path) = &self.mesh_config {
             input.add_mesh_config(path, &input::read(path)?);
         }
-        let paths = if self.paths.is_empty() { vec![PathBuf::from(".")] } else { self.paths.clone() };
+        let paths = if self.paths.is_empty() && live {
+            Vec::new()
+        } else if self.paths.is_empty() {
+            vec![PathBuf::from(".")]
+        } else {
+            self.paths.clone()
+        };
         for path in input::files(&paths)? {
             if self.verbose {
                 eprintln!("{}", path.display());
@@ -157,6 +173,39 @@ impl Analyze {
             }
         }
     }
+}
+
+/// What stands where a file would, for objects of a cluster; they have no line.
+const CLUSTER: &str = "<cluster>";
+
+/// Kubernetes' own kinds that analyzers look at.
+const KUBERNETES: [(&str, &str, &str); 7] = [
+    ("v1", "Namespace", "namespaces"),
+    ("v1", "Service", "services"),
+    ("v1", "Pod", "pods"),
+    ("v1", "Node", "nodes"),
+    ("v1", "ConfigMap", "configmaps"),
+    ("apps/v1", "Deployment", "deployments"),
+    ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
+];
+
+/// Adds what an API server has. Lists do not repeat the kind in each object.
+fn add_cluster(access: &dyn Access, input: &mut Input) -> Result<(), String> {
+    let own = KUBERNETES.map(|(version, kind, plural)| (version.to_owned(), kind, plural));
+    let istio = kubernetes::CRDS
+        .iter()
+        .filter_map(|k| Some((format!("{}/{}", k.group, k.versions.first()?), k.kind, k.plural)));
+    for (version, kind, plural) in own.into_iter().chain(istio) {
+        for mut object in access.objects(&version, plural)? {
+            object["apiVersion"] = version.as_str().into();
+            object["kind"] = kind.into();
+            if let Some(metadata) = object["metadata"].as_object_mut() {
+                metadata.shift_remove("managedFields");
+            }
+            input.add_text(std::path::Path::new(CLUSTER), &object.to_string(), "default");
+        }
+    }
+    Ok(())
 }
 
 /// Terminal colours: red, yellow, and none of note.

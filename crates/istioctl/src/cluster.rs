@@ -1,6 +1,6 @@
 //! The way into a mesh on a cluster: its API server.
 
-use kubernetes::{Cluster, Place};
+use kubernetes::{Cluster, ClusterError, Place};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -25,6 +25,19 @@ impl ByCluster {
         let (file, context) = (access.kubeconfig.clone(), access.context.clone());
         let cluster = runtime.block_on(Cluster::connect(file, context, &access.namespace));
         Ok(Self { runtime, cluster: cluster.map_err(|e| e.to_string())? })
+    }
+
+    /// Asks what pods and pages do not cover.
+    ///
+    /// # Errors
+    /// The server's words.
+    pub(crate) fn ask<T>(&self, question: impl AsyncFnOnce(&Cluster) -> Result<T, ClusterError>) -> Result<T, String> {
+        self.runtime.block_on(question(&self.cluster)).map_err(|e| e.to_string())
+    }
+
+    /// The address of the API server.
+    pub(crate) fn server(&self) -> &str {
+        &self.cluster.server
     }
 
     fn list(&self, namespace: Option<&str>, label: Option<&str>) -> Result<Vec<Pod>, String> {
@@ -58,6 +71,49 @@ impl Access for ByCluster {
         }
         let ready = istiods.iter().filter(|p| p.ready);
         joined(ready.map(|p| self.page(p, http::Method::GET, DEBUG, path)).collect())
+    }
+
+    fn log(&self, pod: Option<&Pod>, container: &str, lines: u32) -> Result<Vec<u8>, String> {
+        let (pods, container) = match pod {
+            Some(pod) => (vec![pod.clone()], container),
+            None => (self.list(Some(&self.cluster.namespace), Some("app=istiod"))?, "discovery"),
+        };
+        let mut all = String::new();
+        for pod in pods {
+            let name = (pod.namespace.as_str(), pod.name.as_str());
+            all.push_str(&self.ask(async |cluster| cluster.log(name, container, lines.into()).await)?);
+        }
+        Ok(all.into_bytes())
+    }
+
+    fn objects(&self, api_version: &str, plural: &str) -> Result<Vec<Value>, String> {
+        let list = Place::list(api_version, plural, None);
+        self.ask(async |cluster| match cluster.all(&list, None).await {
+            // A kind that is not installed has no objects.
+            Err(error) if error.is_absent() => Ok(Vec::new()),
+            other => other,
+        })
+    }
+
+    fn tunnel(&self, pod: &Pod, port: u16, listener: &std::net::TcpListener) -> Option<Result<(), String>> {
+        Some(self.runtime.block_on(async {
+            let listener = listener.try_clone().and_then(|l| {
+                l.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(l)
+            });
+            let listener = listener.map_err(|e| e.to_string())?;
+            loop {
+                let Ok((mut stream, _)) = listener.accept().await else { continue };
+                let (cluster, pod) = (self.cluster.clone(), pod.clone());
+                tokio::spawn(async move {
+                    match cluster.forward((&pod.namespace, &pod.name), port).await {
+                        // Either side may end when it likes.
+                        Ok(mut far) => drop(tokio::io::copy_bidirectional(&mut stream, &mut far).await),
+                        Err(error) => eprintln!("{error}"),
+                    }
+                });
+            }
+        }))
     }
 }
 
@@ -121,27 +177,4 @@ fn workload(object: &Value) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn pods_are_read_and_answers_joined() {
-        let object = json!({
-            "metadata": {"name": "pay-5d-x", "namespace": "prod", "labels": {"pod-template-hash": "5d"},
-                "ownerReferences": [{"kind": "ReplicaSet", "name": "pay-5d", "controller": true}]},
-            "spec": {"containers": [{"name": "app"}], "initContainers": [
-                {"name": "istio-init"}, {"name": "istio-proxy", "restartPolicy": "Always"}]},
-            "status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
-        });
-        let pod = pod(&object);
-        assert_eq!((pod.workload.as_str(), pod.ready, pod.in_mesh()), ("pay", true, true));
-        assert_eq!(pod.containers, ["app", "istio-proxy"]);
-
-        let page = |value: Value| Ok(value.to_string().into_bytes());
-        let both = joined(vec![page(json!([1, 2])), Err("gone".to_owned()), page(json!([2, 3]))]).unwrap();
-        assert_eq!(both, json!([1, 2, 3]).to_string().into_bytes());
-        assert_eq!(joined(vec![Err("404".to_owned()), page(json!({"a": 1}))]).unwrap(), br#"{"a":1}"#);
-        assert_eq!(joined(vec![Err("404".to_owned())]), Err("404".to_owned()));
-    }
-}
+mod tests;

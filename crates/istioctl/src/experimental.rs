@@ -4,6 +4,8 @@ mod authz;
 mod check_inject;
 mod debug;
 mod describe;
+mod injector;
+mod metrics;
 mod wait;
 
 use std::process::ExitCode;
@@ -29,8 +31,15 @@ enum Command {
     /// Describe a pod or a service and what is configured for it.
     #[command(alias = "des")]
     Describe(describe::Describe),
+    /// The injector and what it injects.
+    Injector(injector::Injector),
     /// Debug pages of istiod.
     InternalDebug(Box<debug::InternalDebug>),
+    /// Print rates and latencies of workloads.
+    #[command(alias = "m")]
+    Metrics(metrics::Metrics),
+    /// Look whether an installation or an upgrade will go well.
+    Precheck(::installer::Precheck),
     /// Show which proxies have what istiod sent last.
     #[command(alias = "ps")]
     ProxyStatus(Box<status::ProxyStatus>),
@@ -46,6 +55,9 @@ impl Experimental {
             Command::Authz(command) => command.run(session),
             Command::CheckInject(command) => command.run(session),
             Command::Describe(command) => command.run(session),
+            Command::Injector(command) => command.run(session),
+            Command::Metrics(command) => command.run(session),
+            Command::Precheck(command) => command.run(&session.global.access()).map(|()| ExitCode::SUCCESS),
             Command::InternalDebug(command) => command.run(session),
             Command::ProxyStatus(command) => command.run(session),
             Command::Version(command) => command.run(session),
@@ -56,3 +68,5 @@ impl Experimental {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod tests_of_access;

@@ -5,13 +5,16 @@
 mod access;
 mod analyze;
 mod ask;
+mod bug_report;
 mod cluster;
+mod dashboard;
 mod experimental;
 mod global;
 mod input;
 mod kube_inject;
 mod output;
 mod proxy_config;
+mod remote_secret;
 mod session;
 mod status;
 mod table;
@@ -21,7 +24,7 @@ mod version;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use access::{Access, Method, Pod};
 
@@ -40,8 +43,23 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The control plane's own settings.
+    #[command(aliases = ["a", "ad"])]
+    Admin(Admin),
     /// Find what is wrong with configuration in files and directories.
     Analyze(Box<analyze::Analyze>),
+    /// Collect what helps to find a fault.
+    BugReport(bug_report::BugReport),
+    /// Print a script that completes this command's words in a shell.
+    Completion {
+        /// bash, zsh, fish, powershell or elvish.
+        shell: clap_complete::Shell,
+    },
+    /// Print a Secret that lets an istiod in another cluster read this one.
+    CreateRemoteSecret(remote_secret::CreateRemoteSecret),
+    /// Show pages of the mesh in a browser.
+    #[command(aliases = ["dash", "d"])]
+    Dashboard(dashboard::Dashboard),
     /// Commands that may still change.
     #[command(aliases = ["x", "exp"])]
     Experimental(experimental::Experimental),
@@ -75,6 +93,24 @@ enum Command {
     Version(Box<version::Version>),
 }
 
+/// Settings of the control plane.
+#[derive(Debug, clap::Args)]
+struct Admin {
+    #[command(subcommand)]
+    command: AdminCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminCommand {
+    /// Levels of istiod's log; not built.
+    #[command(alias = "l")]
+    Log {
+        /// Whatever is asked.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+}
+
 /// Runs the command; the first argument is the program's name. `mesh` is the way into the mesh that runs here, if one
 /// does.
 pub fn cli(arguments: impl IntoIterator<Item = OsString>, mesh: Option<Box<dyn Access>>) -> ExitCode {
@@ -88,7 +124,17 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>, mesh: Option<Box<dyn A
     let session = Session::new(arguments.global, mesh);
     let global = &session.global;
     let result = match arguments.command {
-        Command::Analyze(command) => command.run(global),
+        Command::Analyze(command) => command.run(&session),
+        Command::Admin(Admin { command: AdminCommand::Log { .. } }) => {
+            Err("admin log: istiod's levels cannot be changed while it runs; start it with RUST_LOG".to_owned())
+        }
+        Command::BugReport(command) => command.run(&session),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "istioctl", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::CreateRemoteSecret(command) => command.run(&session),
+        Command::Dashboard(command) => command.run(&session),
         Command::Experimental(command) => command.run(&session),
         Command::KubeInject(command) => command.run(global),
         Command::ProxyConfig(command) => command.run(&session),

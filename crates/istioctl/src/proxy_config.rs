@@ -21,6 +21,7 @@ use crate::input;
 use crate::output::{Format, print_machine};
 
 pub(crate) use dump::{at, camel, list, text};
+pub(crate) use secrets::hide_keys;
 
 /// Show what a proxy has.
 #[derive(Debug, Args)]

@@ -36,6 +36,14 @@ impl Session {
         }
     }
 
+    /// The cluster, for what no laptop mesh has.
+    ///
+    /// # Errors
+    /// When none is known.
+    pub(crate) fn cluster(&self) -> Result<&ByCluster, String> {
+        self.cluster.get_or_init(|| ByCluster::connect(&self.global.access())).as_ref().map_err(Clone::clone)
+    }
+
     /// A pod, with the way to it.
     ///
     /// # Errors

@@ -78,6 +78,8 @@ impl Place {
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
+    /// The server's address.
+    pub server: String,
     /// Namespace of the control plane.
     pub namespace: String,
 }
@@ -108,8 +110,9 @@ impl Cluster {
             None if options.context.is_some() => Config::from_kubeconfig(&options).await.map_err(|e| unknown(&e))?,
             None => Config::infer().await.map_err(|e| unknown(&e))?,
         };
+        let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let client = Client::try_from(config).map_err(|e| unknown(&e))?;
-        Ok(Self { client, namespace: namespace.to_owned() })
+        Ok(Self { client, server, namespace: namespace.to_owned() })
     }
 
     pub(crate) fn client(&self) -> Client {

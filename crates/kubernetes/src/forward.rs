@@ -5,6 +5,8 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use kube::api::LogParams;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::cluster::{Cluster, ClusterError};
 
@@ -12,6 +14,40 @@ use crate::cluster::{Cluster, ClusterError};
 const MAX_PAGE: usize = 256 << 20;
 
 impl Cluster {
+    /// A connection to a port on the loopback address of a pod.
+    ///
+    /// # Errors
+    /// When the API server refuses. That nobody listens there shows on the connection.
+    pub async fn forward(
+        &self,
+        (namespace, pod): (&str, &str),
+        port: u16,
+    ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ClusterError> {
+        let broken = |e: &dyn std::fmt::Display| {
+            ClusterError::Unreachable(format!("port {port} of pod {namespace}/{pod} cannot be reached: {e}"))
+        };
+        let pods: Api<Pod> = Api::namespaced(self.client(), namespace);
+        let mut forward = pods.portforward(pod, &[port]).await.map_err(|e| broken(&e))?;
+        forward.take_stream(port).ok_or_else(|| broken(&"no stream"))
+    }
+
+    /// The last lines of a container's log.
+    ///
+    /// # Errors
+    /// When the API server refuses or does not answer.
+    pub async fn log(
+        &self,
+        (namespace, pod): (&str, &str),
+        container: &str,
+        lines: i64,
+    ) -> Result<String, ClusterError> {
+        let pods: Api<Pod> = Api::namespaced(self.client(), namespace);
+        let wanted =
+            LogParams { container: Some(container.to_owned()), tail_lines: Some(lines), ..LogParams::default() };
+        let broken = |e| ClusterError::Unreachable(format!("no log of {container} in pod {namespace}/{pod}: {e}"));
+        pods.logs(pod, &wanted).await.map_err(broken)
+    }
+
     /// The body of a page. `Err` within `Ok`: the pod answers, with another status than 200.
     ///
     /// # Errors

@@ -64,6 +64,21 @@ impl Access for Laptop {
         }
     }
 
+    fn log(&self, pod: Option<&Pod>, container: &str, lines: u32) -> Result<Vec<u8>, String> {
+        let exe = std::env::current_exe().map_err(|e| e.to_string())?;
+        let mut command = Command::new(exe);
+        command.args(["logs", "--mesh", &self.name, "--tail", &lines.to_string()]);
+        match pod {
+            Some(pod) => command.args(["-n", &pod.namespace, "-c", container, &pod.name]),
+            None => command.arg("istiod"),
+        };
+        let output = command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+        match output.status.success() {
+            true => Ok(output.stdout),
+            false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        }
+    }
+
     fn istiod_page(&self, path: &str) -> Result<Vec<u8>, String> {
         self.page("", "", 15014, path)
     }

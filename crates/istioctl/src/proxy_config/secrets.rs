@@ -136,7 +136,8 @@ pub(crate) fn value(dump: &Value) -> Value {
     super::dump::camel(&section)
 }
 
-fn hide_keys(value: &mut Value) {
+/// Puts Envoy's word for what it hides where private keys stand.
+pub(crate) fn hide_keys(value: &mut Value) {
     match value {
         Value::Object(map) => {
             for (key, inner) in map.iter_mut() {
