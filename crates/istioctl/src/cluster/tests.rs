@@ -107,7 +107,11 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
 /// Port-forward as Kubernetes has it: channels 0 and 1 are data and error of the one port, each begun by its number.
 fn upgrade(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     let pod = request.uri().path().split('/').nth(6).unwrap_or_default().to_owned();
-    let port: u16 = request.uri().query().and_then(|q| q.strip_prefix("ports=")?.parse().ok()).unwrap_or_default();
+    let port: u16 = request
+        .uri()
+        .query()
+        .and_then(|q| q.trim_start_matches('&').strip_prefix("ports=")?.parse().ok())
+        .unwrap_or_default();
     let key =
         request.headers().get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes())).unwrap_or_default();
     let upgraded = hyper::upgrade::on(&mut request);
