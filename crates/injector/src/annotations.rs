@@ -52,7 +52,7 @@ const OF_OTHERS: [&str; 4] = [
 ];
 
 /// Settings of `ProxyConfig` that our own agent holds to.
-const PROXY_CONFIG: [&str; 11] = [
+const PROXY_CONFIG: [&str; 12] = [
     "concurrency",
     "discoveryAddress",
     "drainDuration",
@@ -64,6 +64,7 @@ const PROXY_CONFIG: [&str; 11] = [
     "proxyMetadata",
     "statusPort",
     "terminationDrainDuration",
+    "tracing",
 ];
 
 type Reason = String;

@@ -175,7 +175,7 @@ fn nothing_is_injected_twice_or_against_a_word() {
 fn what_is_not_honoured_is_named() {
     for wish in [
         "sidecar.istio.io/userVolume: \"1\"",
-        "proxy.istio.io/config: \"tracing: {}\"",
+        "proxy.istio.io/config: \"gatewayTopology: {}\"",
         "proxy.istio.io/config: \"a: [\"",
         "inject.istio.io/templates: nosuch",
         "inject.istio.io/templates: gateway",

@@ -13,7 +13,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh::Snapshot;
 use serde_json::{Value, json};
+use sources::Loaded;
+use tokio::sync::watch;
 
 use crate::tls::Secured;
 use crate::verdict::{Judgement, judge, warnings};
@@ -24,7 +27,24 @@ const MAX_BODY: usize = 8 << 20;
 /// What the answers depend on.
 #[derive(Debug)]
 pub(crate) struct Admission {
+    /// What istiod was started with.
     pub(crate) injector: injector::Options,
+    /// The mesh: its configuration and its ProxyConfigs are about pods as they are made.
+    pub(crate) loaded: watch::Receiver<Loaded>,
+}
+
+impl Admission {
+    fn options(&self) -> Result<injector::Options, String> {
+        configured(self.injector.clone(), &self.loaded.borrow().snapshot)
+    }
+}
+
+/// The options with what the mesh says now.
+fn configured(options: injector::Options, mesh: &Snapshot) -> Result<injector::Options, String> {
+    let config = serde_json::to_string(mesh.mesh_config()).map_err(|e| e.to_string())?;
+    let mut options = options.with_mesh_config(&config)?;
+    options.proxy_configs = mesh.proxy_configs().to_vec();
+    Ok(options)
 }
 
 /// Serves connections until there are no more.
@@ -64,7 +84,10 @@ async fn answer(admission: &Admission, request: Request<Incoming>) -> Response<F
     }
     // Istio's webhooks may name cluster and network behind the path.
     let mut response = match path.split('/').nth(1) {
-        Some("inject") => inject(question, &admission.injector),
+        Some("inject") => match admission.options() {
+            Ok(options) => inject(question, &options),
+            Err(reason) => refused(&format!("the mesh's configuration cannot be used: {reason}")),
+        },
         Some("validate") => validate(question),
         _ => return plain(StatusCode::NOT_FOUND, "the pages here are /inject and /validate\n"),
     };
@@ -145,6 +168,26 @@ mod tests {
         let answer = inject(&question(bad), &injector::Options::default());
         assert_eq!(answer["allowed"], false);
         assert!(answer["status"]["message"].as_str().unwrap().contains("interceptionMode"), "{answer}");
+    }
+
+    #[test]
+    fn the_mesh_has_its_word_about_a_pod() {
+        let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+            data: {mesh: \"defaultConfig: {tracing: {sampling: 50}}\"}\n---\n\
+            apiVersion: networking.istio.io/v1beta1\nkind: ProxyConfig\nmetadata: {name: a, namespace: prod}\n\
+            spec: {concurrency: 3, environmentVariables: {COLOUR: blue}}\n";
+        let documents = istio_api::yaml::parse(text).unwrap();
+        let read = |d| istio_api::read(d, "default").unwrap_or_else(|e| panic!("{e:?}"));
+        let resources: Vec<istio_api::Resource> = documents.iter().filter_map(read).collect();
+        let options = configured(injector::Options::default(), &Snapshot::build(&resources)).unwrap();
+        let pod = json!({"metadata": {"name": "pay"}, "spec": {"containers": [{"name": "app"}]}});
+        let answer = inject(&question(pod), &options);
+        let patch = STANDARD.decode(answer["patch"].as_str().unwrap_or_else(|| panic!("{answer}"))).unwrap();
+        let patch: Value = serde_json::from_slice(&patch).unwrap();
+        let sidecar =
+            patch[1]["value"]["initContainers"].as_array().unwrap().iter().find(|c| c["name"] == "istio-proxy");
+        let env = sidecar.unwrap()["env"].to_string();
+        assert!(env.contains("COLOUR") && env.contains("sampling") && env.contains("\\\"concurrency\\\":3"), "{env}");
     }
 
     #[test]

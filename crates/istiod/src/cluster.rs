@@ -142,7 +142,7 @@ impl Attached {
             sans: Vec::new(),
             alpn: vec![b"http/1.1".to_vec()],
         };
-        let admission = Admission { injector: options.injector(&trust_domain) };
+        let admission = Admission { injector: options.injector(&trust_domain), loaded: loaded.clone() };
         tokio::spawn(crate::admission::serve(tls::accept(webhook, tls.build()?), Arc::new(admission)));
         let (given, roots) = watch::channel(authority.root_pem().to_string());
         let (authority, signs) = (authority.clone(), serving.renew.clone());

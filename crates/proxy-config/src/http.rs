@@ -171,7 +171,10 @@ pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -
         preserve_case: protocol::http1(proto.http_protocol_options.as_ref()).under("http_protocol_options")?,
         common: protocol::common(proto.common_http_protocol_options.as_ref()).under("common_http_protocol_options")?,
         tracing: match &proto.tracing {
-            Some(tracing) => trace::compile(tracing, context).under("tracing")?,
+            Some(tracing) => {
+                trace::by_request_id(proto.request_id_extension.as_ref()).under("request_id_extension")?;
+                trace::compile(tracing, context).under("tracing")?
+            }
             None => None,
         },
         plain_http2: match proto.codec_type() {

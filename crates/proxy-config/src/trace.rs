@@ -8,9 +8,11 @@ use ::http::{HeaderName, HeaderValue};
 use envoy_api::Any;
 use envoy_api::envoy::config::core::v3 as core;
 use envoy_api::envoy::config::trace::v3 as api;
-use envoy_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as proto;
+use envoy_api::envoy::extensions::filters::network::http_connection_manager::v3 as manager;
+use envoy_api::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use envoy_api::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use envoy_api::envoy::r#type::v3::Percent;
+use manager::http_connection_manager as proto;
 use spans::{Origin, Propagation, Sampling};
 use upstream::ClusterSlot;
 
@@ -117,6 +119,22 @@ pub(crate) fn compile(proto: &proto::Tracing, context: &Context) -> Result<Optio
         tags,
         exporter: context.exporter(exporter),
     }))
+}
+
+/// Which requests are traced is always decided by their id, and written into it.
+pub(crate) fn by_request_id(proto: Option<&manager::RequestIdExtension>) -> Result<()> {
+    let Some(any) = proto.and_then(|p| p.typed_config.as_ref()) else { return Ok(()) };
+    let config: UuidRequestIdConfig = match kind(any) {
+        "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig" => unpack(any)?,
+        other => return Err(Refusal::new("typed_config", format!("{other} is not supported"))),
+    };
+    protocol::refuse(&[
+        ("typed_config.pack_trace_reason: false", config.pack_trace_reason.is_some_and(|v| !v.value)),
+        (
+            "typed_config.use_request_id_for_trace_sampling: false",
+            config.use_request_id_for_trace_sampling.is_some_and(|v| !v.value),
+        ),
+    ])
 }
 
 /// Of 10,000; nothing said means all.

@@ -187,8 +187,6 @@ pub const FIELDS: &[(&str, &[&str])] = &[
         &[
             "envoy.config.route.v3.RouteAction.RequestMirrorPolicy.trace_sampled",
             "envoy.extensions.filters.http.router.v3.Router.start_child_span",
-            "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig.pack_trace_reason",
-            "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig.use_request_id_for_trace_sampling",
         ],
     ),
     ("about empty values only", &["envoy.config.core.v3.HeaderValueOption.keep_empty_value"]),
@@ -237,7 +235,10 @@ pub const FIELDS: &[(&str, &[&str])] = &[
 /// Messages none of whose fields is looked at here, and why.
 const MESSAGES: &[(&str, &str)] = &[
     ("resources come by the one stream of the bootstrap", "envoy.config.core.v3.ConfigSource"),
-    ("about spans", "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing"),
+    (
+        "without a provider it decides nothing; the tests of protocols are about one that has it",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing",
+    ),
 ];
 
 /// Messages that are refused as a whole where a sample could hold them, in other words than "not supported".
