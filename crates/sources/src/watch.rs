@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher as _};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
 
 use crate::directory::{Directory, Loaded, Stamp};
@@ -24,8 +25,10 @@ pub fn watch(mut source: Directory) -> watch::Receiver<Loaded> {
     std::thread::spawn(move || {
         let (events, heard) = channel();
         let watcher = notify::recommended_watcher(move |event| {
-            // Without a listener the thread has ended.
-            let _ = events.send(event);
+            if is_change(&event) {
+                // Without a listener the thread has ended.
+                let _ = events.send(event);
+            }
         });
         let mut watcher = match watcher {
             Ok(watcher) => Some(watcher),
@@ -60,6 +63,15 @@ pub fn watch(mut source: Directory) -> watch::Receiver<Loaded> {
     receiver
 }
 
+/// Whether something may be different now. That a file or folder was opened or read is told as well, and we do so at each
+/// scan: to heed it would be to scan for ever.
+fn is_change(event: &notify::Result<Event>) -> bool {
+    match event.as_ref().map(|event| event.kind) {
+        Ok(EventKind::Access(kind)) => kind == AccessKind::Close(AccessMode::Write),
+        Ok(_) | Err(_) => true,
+    }
+}
+
 /// The stamps of all files, after those that differ from what was read have been left alone for a moment: an editor
 /// truncates a file before it writes it, and half a file must not be taken for the whole.
 fn settled(source: &Directory) -> Vec<(PathBuf, Stamp)> {
@@ -92,6 +104,34 @@ mod tests {
         format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: pay}}\nspec: {{ports: [{{name: http, port: {port}}}]}}\n"
         )
+    }
+
+    #[test]
+    fn what_we_do_ourselves_is_no_change() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("pay.yaml"), service(1)).expect("a file");
+        let source = Directory::new(vec![folder.path().to_owned()], "prod");
+        let (events, heard) = channel();
+        let mut watcher = notify::recommended_watcher(move |event| {
+            let _ = events.send(event);
+        })
+        .expect("a watcher");
+        watcher.watch(folder.path(), RecursiveMode::Recursive).expect("watched");
+        source.stamps();
+        std::fs::read(folder.path().join("pay.yaml")).expect("read");
+        // Events come in order: those of the scan before that of the new file.
+        std::fs::write(folder.path().join("end"), "").expect("a file");
+        let mut told = 0;
+        loop {
+            let event = heard.recv_timeout(Duration::from_secs(20)).expect("the new file is told");
+            told += 1;
+            if is_change(&event) {
+                let paths = event.expect("an event").paths;
+                assert!(paths.iter().all(|p| p.ends_with("end")), "{paths:?}");
+                break;
+            }
+        }
+        assert!(told > 1, "a scan is told by the kernel");
     }
 
     #[tokio::test]
