@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use istio_api::mesh::proxy_configs_of;
+use istio_api::levels;
 use istio_api::yaml;
 use serde_json::{Map, Value, json};
 
@@ -123,7 +123,8 @@ impl Wishes {
         let labels: BTreeMap<String, String> =
             metadata["labels"].as_object().into_iter().flatten().filter_map(text).collect();
         let all = std::mem::take(&mut self.options.proxy_configs);
-        for own in proxy_configs_of(&all, &self.options.root_namespace, namespace, &labels) {
+        for object in levels(&all, &self.options.root_namespace, namespace, &labels) {
+            let own = &object.spec;
             let config = &mut self.options.proxy_config;
             if let Some(threads) = own.concurrency {
                 config.insert("concurrency".to_owned(), threads.into());

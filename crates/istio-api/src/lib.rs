@@ -8,6 +8,7 @@ pub mod duration;
 pub mod edge;
 pub mod extensions;
 pub mod kubernetes;
+mod levels;
 pub mod mesh;
 pub mod networking;
 pub mod object;
@@ -20,4 +21,5 @@ pub mod validate;
 pub mod yaml;
 
 pub use check::check;
+pub use levels::{Leveled, levels};
 pub use object::{Object, ObjectMeta, Origin, Resource, read, schema};

@@ -2,13 +2,11 @@
 #![allow(missing_docs, reason = "each field is Istio's of the same name; its reference documents them")]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Object;
-use crate::extensions::{ProxyConfig, ProxyImage};
+use crate::extensions::ProxyImage;
 use crate::networking::TcpKeepalive;
 use crate::providers::{FileAccessLog, OpenTelemetry, ProxyTracing, Zipkin};
 
@@ -189,27 +187,4 @@ impl ProxySettings {
         set(&mut self.proxy_headers, over.proxy_headers);
         set(&mut self.tracing, over.tracing);
     }
-}
-
-/// The ProxyConfigs that count for a pod, the widest first: of the root namespace, of the pod's own, and the one that
-/// selects it. On one level the oldest counts.
-pub fn proxy_configs_of<'a>(
-    all: &'a [Arc<Object<ProxyConfig>>],
-    root: &str,
-    namespace: &str,
-    labels: &BTreeMap<String, String>,
-) -> impl Iterator<Item = &'a ProxyConfig> {
-    let narrow = |o: &Object<ProxyConfig>| o.spec.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
-    let selects = |o: &Object<ProxyConfig>| {
-        o.spec.selector.iter().flat_map(|s| &s.match_labels).all(|(key, value)| labels.get(key) == Some(value))
-    };
-    let oldest = |fits: &dyn Fn(&Object<ProxyConfig>) -> bool| {
-        all.iter().filter(|o| fits(o)).min_by_key(|o| o.metadata.creation_timestamp.clone()).map(|o| &o.spec)
-    };
-    let levels = [
-        oldest(&|o| o.metadata.namespace == root && !narrow(o)),
-        oldest(&|o| o.metadata.namespace == namespace && namespace != root && !narrow(o)),
-        oldest(&|o| o.metadata.namespace == namespace && narrow(o) && selects(o)),
-    ];
-    levels.into_iter().flatten()
 }

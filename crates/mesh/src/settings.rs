@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use istio_api::extensions::ProxyConfig;
-use istio_api::mesh::{MeshConfig, ProxySettings, proxy_configs_of};
-use istio_api::{Object, ObjectMeta};
+use istio_api::mesh::{MeshConfig, ProxySettings};
+use istio_api::{Object, ObjectMeta, levels};
 
 /// The annotation by which a pod has settings of its own.
 const ANNOTATION: &str = "proxy.istio.io/config";
@@ -23,7 +23,8 @@ pub fn proxy_settings(
 ) -> Result<ProxySettings, String> {
     let mut settings = mesh.default_config.clone().unwrap_or_default();
     let root = mesh.root_namespace.as_deref().unwrap_or(ROOT);
-    for own in proxy_configs_of(resources, root, &pod.namespace, &pod.labels) {
+    for object in levels(resources, root, &pod.namespace, &pod.labels) {
+        let own = &object.spec;
         settings.overlay(ProxySettings {
             concurrency: own.concurrency,
             proxy_metadata: own.environment_variables.clone(),

@@ -10,7 +10,7 @@ use istio_api::mesh::MeshConfig;
 use istio_api::networking::{DestinationRule, VirtualService};
 use istio_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use istio_api::service_entry::{ServiceEntry, WorkloadEntry};
-use istio_api::{Object, Resource};
+use istio_api::{Object, Resource, levels};
 
 use crate::delegate;
 use crate::discovery::discovered;
@@ -124,6 +124,7 @@ impl Snapshot {
         oldest_first(&mut rules);
         oldest_first(&mut inner.peers);
         inner.policies.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        inner.telemetries.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         oldest_first(&mut inner.entries);
         oldest_first(&mut inner.sidecars);
         for declared in crate::entry::declare(&inner.entries, &trust_domain, &inner.mesh.default_service_export_to) {
@@ -210,13 +211,7 @@ impl Snapshot {
     /// The Sidecar that counts for a workload: one of its namespace that selects it, its namespace's own, then that of
     /// the root namespace; on one level the oldest.
     pub fn sidecar_for(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<&Arc<Object<Sidecar>>> {
-        let selector = |o: &Object<Sidecar>| o.spec.workload_selector.clone().filter(|s| !s.labels.is_empty());
-        let selects = |o: &&Arc<Object<Sidecar>>| {
-            o.metadata.namespace == namespace
-                && selector(o).is_some_and(|s| s.labels.iter().all(|(key, value)| labels.get(key) == Some(value)))
-        };
-        let wide = |of: &str| self.0.sidecars.iter().find(|o| o.metadata.namespace == of && selector(o).is_none());
-        self.0.sidecars.iter().find(selects).or_else(|| wide(namespace)).or_else(|| wide(self.root_namespace()))
+        levels(&self.0.sidecars, self.root_namespace(), namespace, labels).next_back()
     }
 
     /// All Sidecars, oldest first.
@@ -402,7 +397,7 @@ impl Snapshot {
 
     /// How the requests of a workload are traced.
     pub fn tracing_rules(&self, namespace: &str, labels: &BTreeMap<String, String>, side: Side) -> TracingRules {
-        telemetry::tracing(telemetry::levels(&self.0.telemetries, self.root_namespace(), namespace, labels), side)
+        telemetry::tracing(self.telemetries_for(namespace, labels), side)
     }
 
     /// Who gets the access logs of a workload, by name; `None` where no resource says anything.
@@ -412,9 +407,12 @@ impl Snapshot {
         labels: &BTreeMap<String, String>,
         side: Side,
     ) -> Option<Vec<String>> {
-        let levels = telemetry::levels(&self.0.telemetries, self.root_namespace(), namespace, labels);
         let defaults = self.0.mesh.default_providers.as_ref().map_or(&[][..], |p| &p.access_logging);
-        telemetry::access_logs(levels, side, defaults)
+        telemetry::access_logs(self.telemetries_for(namespace, labels), side, defaults)
+    }
+
+    fn telemetries_for(&self, namespace: &str, labels: &BTreeMap<String, String>) -> impl Iterator<Item = &Telemetry> {
+        levels(&self.0.telemetries, self.root_namespace(), namespace, labels).map(|o| &o.spec)
     }
 }
 

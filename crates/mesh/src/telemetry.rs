@@ -1,9 +1,5 @@
 //! What Telemetry resources say about one workload, level by level.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use istio_api::Object;
 use istio_api::extensions::{AccessLogging, Telemetry, Tracing};
 use serde_json::Value;
 
@@ -34,30 +30,6 @@ pub struct TracingRules {
     pub provider: Option<String>,
     /// The one entry that counts for each question.
     pub spec: Tracing,
-}
-
-/// The resources that count for a workload, the widest first: of the root namespace, of its own, and the one that selects
-/// it. On one level the oldest counts.
-pub(crate) fn levels<'a>(
-    all: &'a [Arc<Object<Telemetry>>],
-    root: &str,
-    namespace: &str,
-    labels: &BTreeMap<String, String>,
-) -> impl Iterator<Item = &'a Telemetry> {
-    let narrow = |o: &Object<Telemetry>| o.spec.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
-    let oldest = |fits: &dyn Fn(&Object<Telemetry>) -> bool| {
-        let age = |o: &&Arc<Object<Telemetry>>| (o.metadata.creation_timestamp.clone(), o.metadata.name.clone());
-        all.iter().filter(|o| fits(o)).min_by_key(age).map(|o| &o.spec)
-    };
-    let selects = |o: &Object<Telemetry>| {
-        o.spec.selector.iter().flat_map(|s| &s.match_labels).all(|(key, value)| labels.get(key) == Some(value))
-    };
-    let levels = [
-        oldest(&|o| o.metadata.namespace == root && !narrow(o)),
-        oldest(&|o| o.metadata.namespace == namespace && namespace != root && !narrow(o)),
-        oldest(&|o| o.metadata.namespace == namespace && narrow(o) && selects(o)),
-    ];
-    levels.into_iter().flatten()
 }
 
 /// What the levels say about tracing; a narrower one counts for each question that it answers.

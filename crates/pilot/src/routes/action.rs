@@ -174,7 +174,7 @@ pub(super) fn mirror(cluster: &str, percent: Option<f64>) -> Value {
 }
 
 /// Per cent as Envoy's fraction with four decimals.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Clamped to 0..=1_000_000 first.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1_000_000 first")]
 fn fraction(percent: f64) -> Value {
     let millionths = (percent.clamp(0.0, 100.0) * 10_000.0).round() as u32;
     json!({"numerator": millionths, "denominator": "MILLION"})

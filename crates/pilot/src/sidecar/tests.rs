@@ -15,7 +15,7 @@ pub(crate) fn mesh(text: &str) -> Snapshot {
     Snapshot::build(&resources)
 }
 
-fn proxy(namespace: &str, metadata: Value) -> Proxy {
+pub(crate) fn proxy(namespace: &str, metadata: Value) -> Proxy {
     let node = Node {
         id: format!("sidecar~10.1.0.9~app-1.{namespace}~{namespace}.svc.cluster.local"),
         metadata: envoy_api::message_from_json(metadata).ok(),

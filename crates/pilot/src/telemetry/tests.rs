@@ -1,8 +1,7 @@
-use envoy_api::envoy::config::core::v3::Node;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::sidecar::tests::mesh;
+use crate::sidecar::{self, tests::mesh};
 
 const SERVICES: &str = r#"
 apiVersion: v1
@@ -31,12 +30,7 @@ fn snapshot(config: &str, telemetry: &str) -> Snapshot {
 fn proxy(metadata: Value) -> Proxy {
     let mut all = json!({"LABELS": {"app": "order", "version": "v1"}});
     all.as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
-    let node = Node {
-        id: "sidecar~10.1.0.9~app-1.shop~shop.svc.cluster.local".to_owned(),
-        metadata: envoy_api::message_from_json(all).ok(),
-        ..Node::default()
-    };
-    Proxy::from_node(&node).unwrap()
+    sidecar::tests::proxy("shop", all)
 }
 
 fn traced(config: &str, telemetry: &str, side: Side) -> Value {

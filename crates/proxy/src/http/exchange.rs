@@ -114,17 +114,22 @@ impl Exchange {
         }
     }
 
+    /// The request's protocol, as logs and spans name it.
+    pub(crate) fn protocol(&self) -> &'static str {
+        match self.version {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2",
+            _ => "HTTP/1.1",
+        }
+    }
+
     fn log(&self) {
         let about = &self.connection.about;
         let mut record = LogRecord::new(self.start);
         record.duration = self.started.elapsed();
         record.method = Some(self.method.as_str());
         record.path = self.path.as_ref().map(PathAndQuery::as_str);
-        record.protocol = Some(match self.version {
-            Version::HTTP_10 => "HTTP/1.0",
-            Version::HTTP_2 => "HTTP/2",
-            _ => "HTTP/1.1",
-        });
+        record.protocol = Some(self.protocol());
         record.authority = self.authority.as_ref().and_then(|a| a.to_str().ok());
         record.response_code = self.status;
         record.flags = self.flags;
@@ -152,7 +157,7 @@ impl Exchange {
     fn tell(&self, trace: Trace) {
         let Some(tracing) = &self.manager.tracing else { return };
         let times = (self.start, self.started.elapsed());
-        if let Some(span) = trace.end(tracing, self, times, self.version) {
+        if let Some(span) = trace.end(tracing, self, times) {
             let worker = &self.connection.worker;
             worker.waiting.add(&tracing.exporter, span, &worker.shared.reported);
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use proxy_config::{HttpManager, TagValue, Tracing};
 use spans::{Incoming, Reason, Side, Span, TraceContext, decide};
 
@@ -58,7 +58,6 @@ impl Trace {
         tracing: &Tracing,
         exchange: &Exchange,
         (start, duration): (SystemTime, Duration),
-        version: Version,
     ) -> Option<Span> {
         if !self.context.sampled {
             return None;
@@ -66,7 +65,7 @@ impl Trace {
         let about = &exchange.connection.about;
         let authority = exchange.authority.as_ref().map(text).unwrap_or_default();
         let mut tags = self.tags;
-        about_request(&mut tags, exchange, &authority, tracing.max_path, version);
+        about_request(&mut tags, exchange, &authority, tracing.max_path);
         let error = exchange.status == 0 || exchange.status >= 500;
         about_answer(&mut tags, exchange, error);
         Some(Span {
@@ -104,21 +103,10 @@ fn from_headers(tracing: &Tracing, headers: &HeaderMap) -> Vec<(Cow<'static, str
 }
 
 /// Tags under Envoy's names.
-fn about_request(
-    tags: &mut Vec<(Cow<'static, str>, String)>,
-    exchange: &Exchange,
-    authority: &str,
-    max_path: usize,
-    version: Version,
-) {
+fn about_request(tags: &mut Vec<(Cow<'static, str>, String)>, exchange: &Exchange, authority: &str, max_path: usize) {
     let about = &exchange.connection.about;
     let path = exchange.path.as_ref().map_or("", PathAndQuery::as_str);
     let path: String = path.chars().take(max_path).collect();
-    let protocol = match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP/1.1",
-    };
     let scheme = if about.tls && about.peer.is_none() { "https" } else { "http" };
     if exchange.grpc {
         tags.push(("grpc.path".into(), path.clone()));
@@ -129,7 +117,7 @@ fn about_request(
         ("node_id".into(), exchange.connection.worker.shared.metadata.id.to_str().unwrap_or_default().to_owned()),
         ("http.url".into(), format!("{scheme}://{authority}{path}")),
         ("http.method".into(), exchange.method.to_string()),
-        ("http.protocol".into(), protocol.to_owned()),
+        ("http.protocol".into(), exchange.protocol().to_owned()),
         ("peer.address".into(), about.source.ip().to_string()),
         ("request_size".into(), exchange.bytes_received.to_string()),
     ]);

@@ -42,6 +42,16 @@ fn zipkin() -> Value {
     })
 }
 
+/// A collector of OpenTelemetry's, reached by this service.
+fn opentelemetry(by: &str, service: Value) -> Value {
+    let mut config = json!({
+        "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+        "service_name": "order.shop"
+    });
+    config[by] = service;
+    json!({"name": "envoy.tracers.opentelemetry", "typed_config": config})
+}
+
 /// Sends a request and gives the head that the upstream saw.
 async fn exchange(client: &mut Wire, server: &mut Option<Wire>, up: &Upstream, headers: &str, answer: &str) -> String {
     client.send(format!("GET /a?b=c HTTP/1.1\r\nhost: pay:8080\r\nx-request-id: {ID}\r\n{headers}\r\n")).await;
@@ -112,17 +122,11 @@ async fn the_lot_of_the_request_id_decides_and_is_written_into_it() {
 #[tokio::test]
 async fn opentelemetry_over_http_travels_by_traceparent() {
     let (up, collector) = (Upstream::bind().await, Upstream::bind().await);
-    let provider = json!({
-        "name": "envoy.tracers.opentelemetry",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
-            "service_name": "order.shop",
-            "http_service": {
-                "http_uri": {"uri": "http://otel:4318/v1/traces", "cluster": "collector", "timeout": "3s"},
-                "request_headers_to_add": [{"header": {"key": "x-api-key", "value": "k"}}]
-            }
-        }
+    let http = json!({
+        "http_uri": {"uri": "http://otel:4318/v1/traces", "cluster": "collector", "timeout": "3s"},
+        "request_headers_to_add": [{"header": {"key": "x-api-key", "value": "k"}}]
     });
+    let provider = opentelemetry("http_service", http);
     let proxy = config(&up, &collector, provider, 100.0, false).start();
     let (mut client, mut server) = (Wire::connect(proxy.address).await, None);
     let state = "tracestate: rojo=1\r\ntraceparent: 00-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01\r\n";
@@ -144,14 +148,8 @@ async fn opentelemetry_over_http_travels_by_traceparent() {
 #[tokio::test]
 async fn opentelemetry_over_grpc_is_a_framed_message() {
     let (up, collector) = (Upstream::bind().await, Upstream::bind().await);
-    let provider = json!({
-        "name": "envoy.tracers.opentelemetry",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
-            "service_name": "order.shop",
-            "grpc_service": {"envoy_grpc": {"cluster_name": "collector", "authority": "otel"}, "timeout": "3s"}
-        }
-    });
+    let grpc = json!({"envoy_grpc": {"cluster_name": "collector", "authority": "otel"}, "timeout": "3s"});
+    let provider = opentelemetry("grpc_service", grpc);
     let proxy = config(&up, &collector, provider, 100.0, false).start();
     let (mut client, mut server) = (Wire::connect(proxy.address).await, None);
     exchange(&mut client, &mut server, &up, "", OK).await;
