@@ -6,6 +6,7 @@
 
 mod client;
 mod server;
+mod session;
 mod status;
 mod subscription;
 

@@ -1,17 +1,16 @@
 //! The server's end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::SystemTime;
 
-use envoy_api::envoy::config::core::v3::{ControlPlane, Node};
+use envoy_api::Any;
+use envoy_api::envoy::config::core::v3::Node;
 use envoy_api::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use envoy_api::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as WireResource,
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use envoy_api::{Any, google::protobuf::value::Kind};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -19,9 +18,8 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::session::Session;
 use crate::status::ConnectionStatus;
-use crate::subscription::Subscription;
-use crate::types;
 
 /// One resource as it goes on the wire; its bytes are shared by all who are sent it.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +63,7 @@ pub trait Generator: Send + Sync + 'static {
         String::new()
     }
 
-    /// What a tool asks about the server itself: a type URL that [`types::is_debug`] and the names with it.
+    /// What a tool asks about the server itself: a type URL that [`crate::types::is_debug`] and the names with it.
     ///
     /// # Errors
     /// When the caller may not know, or nothing is known.
@@ -84,20 +82,18 @@ pub trait Generator: Send + Sync + 'static {
     fn generate(&self, proxy: &Self::Proxy, kind: &str, wanted: &Wanted) -> Vec<Resource>;
 }
 
-/// Types for which a first request without names means everything.
-const WILDCARD: [&str; 3] = [types::CLUSTER, types::LISTENER, types::NAME_TABLE];
-
-struct Inner<G> {
-    generator: G,
+/// What all streams share.
+pub(crate) struct Inner<G> {
+    pub(crate) generator: G,
     changes: watch::Sender<u64>,
-    connections: Mutex<BTreeMap<u64, ConnectionStatus>>,
-    next: AtomicU64,
-    pushes: Mutex<BTreeMap<String, u64>>,
-    rejects: AtomicU64,
+    pub(crate) connections: Mutex<BTreeMap<u64, ConnectionStatus>>,
+    pub(crate) next: AtomicU64,
+    pub(crate) pushes: Mutex<BTreeMap<String, u64>>,
+    pub(crate) rejects: AtomicU64,
 }
 
 /// Serves ADS; cheap to clone.
-pub struct AdsServer<G>(Arc<Inner<G>>);
+pub struct AdsServer<G>(pub(crate) Arc<Inner<G>>);
 
 impl<G> Clone for AdsServer<G> {
     fn clone(&self) -> Self {
@@ -144,251 +140,6 @@ impl<G: Generator> AdsServer<G> {
     }
 }
 
-/// One stream, delta or state of the world.
-struct Session<G: Generator> {
-    server: AdsServer<G>,
-    id: u64,
-    proxy: Option<G::Proxy>,
-    metadata: tonic::metadata::MetadataMap,
-    extensions: tonic::Extensions,
-    subscriptions: HashMap<String, Subscription>,
-    nonce: u64,
-}
-
-impl<G: Generator> Drop for Session<G> {
-    fn drop(&mut self) {
-        self.server.0.connections.lock().remove(&self.id);
-    }
-}
-
-#[allow(clippy::result_large_err, reason = "tonic's own type")]
-impl<G: Generator> Session<G> {
-    fn new<T>(server: &AdsServer<G>, request: Request<T>) -> (Self, T) {
-        let (metadata, extensions, body) = request.into_parts();
-        let id = server.0.next.fetch_add(1, Relaxed);
-        let session = Self {
-            server: server.clone(),
-            id,
-            proxy: None,
-            metadata,
-            extensions,
-            subscriptions: HashMap::new(),
-            nonce: 0,
-        };
-        (session, body)
-    }
-
-    /// The first request says who asks.
-    fn admit(&mut self, node: Option<&Node>) -> Result<(), Status> {
-        if self.proxy.is_some() {
-            return Ok(());
-        }
-        let node = node.ok_or_else(|| Status::invalid_argument("the first request must carry a node"))?;
-        self.proxy = Some(self.server.0.generator.admit(node, &self.metadata, &self.extensions)?);
-        let text = |key: &str| match node.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
-            Kind::StringValue(text) => Some(text.clone()),
-            _ => None,
-        };
-        let status = ConnectionStatus {
-            node: node.id.clone(),
-            about: node.clone(),
-            cluster: text("CLUSTER_ID").unwrap_or_else(|| "Kubernetes".to_owned()),
-            version: text("ISTIO_VERSION").unwrap_or_default(),
-            connected: SystemTime::now(),
-            types: BTreeMap::new(),
-        };
-        self.server.0.connections.lock().insert(self.id, status);
-        Ok(())
-    }
-
-    fn next_nonce(&mut self) -> String {
-        self.nonce += 1;
-        format!("{}-{}", self.id, self.nonce)
-    }
-
-    fn publish(&self, kind: &str) {
-        let Some(subscription) = self.subscriptions.get(kind) else { return };
-        if let Some(status) = self.server.0.connections.lock().get_mut(&self.id) {
-            status.types.insert(kind.to_owned(), subscription.status.clone());
-        }
-    }
-
-    fn note_error(&self, kind: &str, error: Option<&String>) {
-        if let Some(error) = error {
-            self.server.0.rejects.fetch_add(1, Relaxed);
-            let node = self.server.0.connections.lock().get(&self.id).map(|c| c.node.clone()).unwrap_or_default();
-            tracing::warn!(%node, kind, %error, "the proxy refused the configuration and keeps its last good one");
-        }
-    }
-
-    fn resources(&self, kind: &str) -> Option<Vec<Resource>> {
-        let (proxy, subscription) = (self.proxy.as_ref()?, self.subscriptions.get(kind)?);
-        Some(self.server.0.generator.generate(proxy, kind, &subscription.wanted()))
-    }
-
-    fn counted(&self, kind: &str) {
-        *self.server.0.pushes.lock().entry(kind.to_owned()).or_default() += 1;
-    }
-
-    fn control_plane(&self) -> Option<ControlPlane> {
-        let identifier = self.server.0.generator.identifier();
-        (!identifier.is_empty()).then_some(ControlPlane { identifier })
-    }
-
-    /// What a tool asks; it is no proxy, and is not listed as one.
-    fn debug(&self, type_url: &str, names: &[String]) -> Result<Vec<(String, Any)>, Status> {
-        self.server.0.generator.debug(&self.metadata, &self.extensions, type_url, names)
-    }
-
-    /// Answers of one delta request.
-    fn delta(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<DeltaDiscoveryResponse>, Status> {
-        if types::is_debug(&request.type_url) {
-            if !request.response_nonce.is_empty() {
-                return Ok(Vec::new());
-            }
-            let made = self.debug(&request.type_url, &request.resource_names_subscribe)?;
-            let nonce = self.next_nonce();
-            let wire = |(name, body)| WireResource { name, resource: Some(body), ..WireResource::default() };
-            return Ok(vec![DeltaDiscoveryResponse {
-                system_version_info: nonce.clone(),
-                resources: made.into_iter().map(wire).collect(),
-                type_url: request.type_url,
-                nonce,
-                control_plane: self.control_plane(),
-                ..DeltaDiscoveryResponse::default()
-            }]);
-        }
-        self.admit(request.node.as_ref())?;
-        let kind = types::bare(&request.type_url).to_owned();
-        let error = request.error_detail.map(|e| e.message);
-        self.note_error(&kind, error.as_ref());
-        let fresh = !self.subscriptions.contains_key(&kind);
-        let subscription = self.subscriptions.entry(kind.clone()).or_insert_with(|| {
-            let wildcard = WILDCARD.contains(&kind.as_str()) && request.resource_names_subscribe.is_empty();
-            Subscription::open(wildcard, request.initial_resource_versions)
-        });
-        let waiting = subscription.acknowledge(&request.response_nonce, error);
-        let added = subscription.change(request.resource_names_subscribe, &request.resource_names_unsubscribe);
-        self.publish(&kind);
-        let mut answers = Vec::new();
-        if fresh || added || waiting {
-            answers.extend(self.push(&kind, fresh || added));
-            // Envoy waits for the endpoints of clusters it was sent anew, also of those it already had.
-            if fresh && kind == types::CLUSTER {
-                answers.extend(self.push(types::ENDPOINT, false));
-            }
-        }
-        Ok(answers)
-    }
-
-    /// An answer of one type, when there is something to say (or something was asked).
-    fn push(&mut self, kind: &str, asked: bool) -> Option<DeltaDiscoveryResponse> {
-        if !self.subscriptions.get_mut(kind)?.may_send() && !asked {
-            return None;
-        }
-        let resources = self.resources(kind)?;
-        let difference = self.subscriptions.get_mut(kind)?.difference(resources);
-        self.warm_endpoints(kind, &difference.changed);
-        if !asked && difference.changed.is_empty() && difference.removed.is_empty() {
-            return None;
-        }
-        let nonce = self.next_nonce();
-        self.subscriptions.get_mut(kind)?.sent(nonce.clone());
-        self.publish(kind);
-        self.counted(kind);
-        let wire = |r: Resource| WireResource {
-            name: r.name,
-            version: r.version,
-            resource: Some(r.body),
-            ..WireResource::default()
-        };
-        Some(DeltaDiscoveryResponse {
-            system_version_info: nonce.clone(),
-            resources: difference.changed.into_iter().map(wire).collect(),
-            type_url: types::url(kind),
-            removed_resources: difference.removed,
-            nonce,
-            control_plane: self.control_plane(),
-            ..DeltaDiscoveryResponse::default()
-        })
-    }
-
-    /// Answers of one state-of-the-world request.
-    fn world(&mut self, request: DiscoveryRequest) -> Result<Option<DiscoveryResponse>, Status> {
-        if types::is_debug(&request.type_url) {
-            if !request.response_nonce.is_empty() {
-                return Ok(None);
-            }
-            let made = self.debug(&request.type_url, &request.resource_names)?;
-            let nonce = self.next_nonce();
-            return Ok(Some(DiscoveryResponse {
-                version_info: nonce.clone(),
-                resources: made.into_iter().map(|(_, body)| body).collect(),
-                type_url: request.type_url,
-                nonce,
-                control_plane: self.control_plane(),
-                ..DiscoveryResponse::default()
-            }));
-        }
-        self.admit(request.node.as_ref())?;
-        let kind = types::bare(&request.type_url).to_owned();
-        let error = request.error_detail.map(|e| e.message);
-        self.note_error(&kind, error.as_ref());
-        let fresh = !self.subscriptions.contains_key(&kind);
-        let subscription = self.subscriptions.entry(kind.clone()).or_insert_with(|| {
-            Subscription::open(WILDCARD.contains(&kind.as_str()) && request.resource_names.is_empty(), HashMap::new())
-        });
-        let waiting = subscription.acknowledge(&request.response_nonce, error);
-        let stale = !request.response_nonce.is_empty() && request.response_nonce != subscription.status.sent;
-        if stale {
-            return Ok(None);
-        }
-        let changed = subscription.replace(request.resource_names);
-        self.publish(&kind);
-        Ok(if fresh || changed || waiting { self.push_world(&kind, fresh || changed) } else { None })
-    }
-
-    /// Everything of one type, when any of it has changed.
-    fn push_world(&mut self, kind: &str, asked: bool) -> Option<DiscoveryResponse> {
-        if !self.subscriptions.get_mut(kind)?.may_send() && !asked {
-            return None;
-        }
-        let resources = self.resources(kind)?;
-        let difference = self.subscriptions.get_mut(kind)?.difference(resources.clone());
-        self.warm_endpoints(kind, &difference.changed);
-        if !asked && difference.changed.is_empty() && difference.removed.is_empty() {
-            return None;
-        }
-        let nonce = self.next_nonce();
-        self.subscriptions.get_mut(kind)?.sent(nonce.clone());
-        self.publish(kind);
-        self.counted(kind);
-        Some(DiscoveryResponse {
-            version_info: nonce.clone(),
-            resources: resources.into_iter().map(|r| r.body).collect(),
-            type_url: types::url(kind),
-            nonce,
-            control_plane: self.control_plane(),
-            ..DiscoveryResponse::default()
-        })
-    }
-
-    /// A changed cluster warms in Envoy until endpoints come, and Envoy does not ask for those it already follows: they
-    /// are sent again with the next answer of their type, which follows the clusters'.
-    fn warm_endpoints(&mut self, kind: &str, changed: &[Resource]) {
-        if kind == types::CLUSTER
-            && let Some(endpoints) = self.subscriptions.get_mut(types::ENDPOINT)
-        {
-            changed.iter().for_each(|cluster| endpoints.forget(&cluster.name));
-        }
-    }
-
-    /// Subscribed types in the order of pushes.
-    fn order(&self) -> Vec<&'static str> {
-        types::ORDER.into_iter().filter(|kind| self.subscriptions.contains_key(*kind)).collect()
-    }
-}
-
 /// Answers waiting for a slow reader; it then holds up only itself.
 const QUEUE: usize = 16;
 
@@ -411,13 +162,13 @@ impl<G: Generator> AggregatedDiscoveryService for AdsServer<G> {
                 let answers: Vec<Result<DiscoveryResponse, Status>> = tokio::select! {
                     request = requests.next() => match request {
                         Some(Ok(request)) => match session.world(request) {
-                            Ok(answer) => answer.into_iter().map(Ok).collect(),
+                            Ok(answers) => answers.into_iter().map(Ok).collect(),
                             Err(status) => vec![Err(status)],
                         },
                         _ => return,
                     },
                     changed = changes.changed() => match changed {
-                        Ok(()) => session.order().into_iter().filter_map(|k| session.push_world(k, false)).map(Ok).collect(),
+                        Ok(()) => session.changed_world().into_iter().map(Ok).collect(),
                         Err(_) => return,
                     },
                 };
@@ -450,7 +201,7 @@ impl<G: Generator> AggregatedDiscoveryService for AdsServer<G> {
                         _ => return,
                     },
                     changed = changes.changed() => match changed {
-                        Ok(()) => session.order().into_iter().filter_map(|k| session.push(k, false)).map(Ok).collect(),
+                        Ok(()) => session.changed().into_iter().map(Ok).collect(),
                         Err(_) => return,
                     },
                 };

@@ -1,0 +1,284 @@
+//! One ADS stream at the server: requests in, answers out, without the wire.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use envoy_api::envoy::config::core::v3::{ControlPlane, Node};
+use envoy_api::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as WireResource,
+};
+use envoy_api::{Any, google::protobuf::value::Kind};
+use tonic::{Request, Status};
+
+use crate::server::{AdsServer, Generator, Resource};
+use crate::status::ConnectionStatus;
+use crate::subscription::Subscription;
+use crate::types;
+
+/// Types for which a first request without names means everything.
+const WILDCARD: [&str; 3] = [types::CLUSTER, types::LISTENER, types::NAME_TABLE];
+
+/// One stream, delta or state of the world.
+pub(crate) struct Session<G: Generator> {
+    server: AdsServer<G>,
+    id: u64,
+    proxy: Option<G::Proxy>,
+    metadata: tonic::metadata::MetadataMap,
+    extensions: tonic::Extensions,
+    subscriptions: HashMap<String, Subscription>,
+    nonce: u64,
+}
+
+impl<G: Generator> Drop for Session<G> {
+    fn drop(&mut self) {
+        self.server.0.connections.lock().remove(&self.id);
+    }
+}
+
+#[allow(clippy::result_large_err, reason = "tonic's own type")]
+impl<G: Generator> Session<G> {
+    pub(crate) fn new<T>(server: &AdsServer<G>, request: Request<T>) -> (Self, T) {
+        let (metadata, extensions, body) = request.into_parts();
+        let id = server.0.next.fetch_add(1, Relaxed);
+        let session = Self {
+            server: server.clone(),
+            id,
+            proxy: None,
+            metadata,
+            extensions,
+            subscriptions: HashMap::new(),
+            nonce: 0,
+        };
+        (session, body)
+    }
+
+    /// The first request says who asks.
+    fn admit(&mut self, node: Option<&Node>) -> Result<(), Status> {
+        if self.proxy.is_some() {
+            return Ok(());
+        }
+        let node = node.ok_or_else(|| Status::invalid_argument("the first request must carry a node"))?;
+        self.proxy = Some(self.server.0.generator.admit(node, &self.metadata, &self.extensions)?);
+        let text = |key: &str| match node.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
+            Kind::StringValue(text) => Some(text.clone()),
+            _ => None,
+        };
+        let status = ConnectionStatus {
+            node: node.id.clone(),
+            about: node.clone(),
+            cluster: text("CLUSTER_ID").unwrap_or_else(|| "Kubernetes".to_owned()),
+            version: text("ISTIO_VERSION").unwrap_or_default(),
+            connected: SystemTime::now(),
+            types: BTreeMap::new(),
+        };
+        self.server.0.connections.lock().insert(self.id, status);
+        Ok(())
+    }
+
+    fn next_nonce(&mut self) -> String {
+        self.nonce += 1;
+        format!("{}-{}", self.id, self.nonce)
+    }
+
+    fn publish(&self, kind: &str) {
+        let Some(subscription) = self.subscriptions.get(kind) else { return };
+        if let Some(status) = self.server.0.connections.lock().get_mut(&self.id) {
+            status.types.insert(kind.to_owned(), subscription.status.clone());
+        }
+    }
+
+    fn note_error(&self, kind: &str, error: Option<&String>) {
+        if let Some(error) = error {
+            self.server.0.rejects.fetch_add(1, Relaxed);
+            let node = self.server.0.connections.lock().get(&self.id).map(|c| c.node.clone()).unwrap_or_default();
+            tracing::warn!(%node, kind, %error, "the proxy refused the configuration and keeps its last good one");
+        }
+    }
+
+    fn resources(&self, kind: &str) -> Option<Vec<Resource>> {
+        let (proxy, subscription) = (self.proxy.as_ref()?, self.subscriptions.get(kind)?);
+        Some(self.server.0.generator.generate(proxy, kind, &subscription.wanted()))
+    }
+
+    fn counted(&self, kind: &str) {
+        *self.server.0.pushes.lock().entry(kind.to_owned()).or_default() += 1;
+    }
+
+    fn control_plane(&self) -> Option<ControlPlane> {
+        let identifier = self.server.0.generator.identifier();
+        (!identifier.is_empty()).then_some(ControlPlane { identifier })
+    }
+
+    /// What a tool asks; it is no proxy, and is not listed as one.
+    fn debug(&self, type_url: &str, names: &[String]) -> Result<Vec<(String, Any)>, Status> {
+        self.server.0.generator.debug(&self.metadata, &self.extensions, type_url, names)
+    }
+
+    /// Answers of one delta request.
+    pub(crate) fn delta(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<DeltaDiscoveryResponse>, Status> {
+        if types::is_debug(&request.type_url) {
+            if !request.response_nonce.is_empty() {
+                return Ok(Vec::new());
+            }
+            let made = self.debug(&request.type_url, &request.resource_names_subscribe)?;
+            let nonce = self.next_nonce();
+            let wire = |(name, body)| WireResource { name, resource: Some(body), ..WireResource::default() };
+            return Ok(vec![DeltaDiscoveryResponse {
+                system_version_info: nonce.clone(),
+                resources: made.into_iter().map(wire).collect(),
+                type_url: request.type_url,
+                nonce,
+                control_plane: self.control_plane(),
+                ..DeltaDiscoveryResponse::default()
+            }]);
+        }
+        self.admit(request.node.as_ref())?;
+        let kind = types::bare(&request.type_url).to_owned();
+        let error = request.error_detail.map(|e| e.message);
+        self.note_error(&kind, error.as_ref());
+        let fresh = !self.subscriptions.contains_key(&kind);
+        let subscription = self.subscriptions.entry(kind.clone()).or_insert_with(|| {
+            let wildcard = WILDCARD.contains(&kind.as_str()) && request.resource_names_subscribe.is_empty();
+            Subscription::open(wildcard, request.initial_resource_versions)
+        });
+        let waiting = subscription.acknowledge(&request.response_nonce, error);
+        let added = subscription.change(request.resource_names_subscribe, &request.resource_names_unsubscribe);
+        self.publish(&kind);
+        let mut answers = Vec::new();
+        if fresh || added || waiting {
+            answers.extend(self.push(&kind, fresh || added));
+            if kind == types::CLUSTER {
+                answers.extend(self.push(types::ENDPOINT, false));
+            }
+        }
+        Ok(answers)
+    }
+
+    /// An answer of one type, when there is something to say (or something was asked).
+    fn push(&mut self, kind: &str, asked: bool) -> Option<DeltaDiscoveryResponse> {
+        if !self.subscriptions.get_mut(kind)?.may_send() && !asked {
+            return None;
+        }
+        let resources = self.resources(kind)?;
+        let difference = self.subscriptions.get_mut(kind)?.difference(resources);
+        self.warm_endpoints(kind, &difference.changed);
+        if !asked && difference.changed.is_empty() && difference.removed.is_empty() {
+            return None;
+        }
+        let nonce = self.next_nonce();
+        self.subscriptions.get_mut(kind)?.sent(nonce.clone());
+        self.publish(kind);
+        self.counted(kind);
+        let wire = |r: Resource| WireResource {
+            name: r.name,
+            version: r.version,
+            resource: Some(r.body),
+            ..WireResource::default()
+        };
+        Some(DeltaDiscoveryResponse {
+            system_version_info: nonce.clone(),
+            resources: difference.changed.into_iter().map(wire).collect(),
+            type_url: types::url(kind),
+            removed_resources: difference.removed,
+            nonce,
+            control_plane: self.control_plane(),
+            ..DeltaDiscoveryResponse::default()
+        })
+    }
+
+    /// Answers of one state-of-the-world request.
+    pub(crate) fn world(&mut self, request: DiscoveryRequest) -> Result<Vec<DiscoveryResponse>, Status> {
+        if types::is_debug(&request.type_url) {
+            if !request.response_nonce.is_empty() {
+                return Ok(Vec::new());
+            }
+            let made = self.debug(&request.type_url, &request.resource_names)?;
+            let nonce = self.next_nonce();
+            return Ok(vec![DiscoveryResponse {
+                version_info: nonce.clone(),
+                resources: made.into_iter().map(|(_, body)| body).collect(),
+                type_url: request.type_url,
+                nonce,
+                control_plane: self.control_plane(),
+                ..DiscoveryResponse::default()
+            }]);
+        }
+        self.admit(request.node.as_ref())?;
+        let kind = types::bare(&request.type_url).to_owned();
+        let error = request.error_detail.map(|e| e.message);
+        self.note_error(&kind, error.as_ref());
+        let fresh = !self.subscriptions.contains_key(&kind);
+        let subscription = self.subscriptions.entry(kind.clone()).or_insert_with(|| {
+            Subscription::open(WILDCARD.contains(&kind.as_str()) && request.resource_names.is_empty(), HashMap::new())
+        });
+        let waiting = subscription.acknowledge(&request.response_nonce, error);
+        let stale = !request.response_nonce.is_empty() && request.response_nonce != subscription.status.sent;
+        if stale {
+            return Ok(Vec::new());
+        }
+        let changed = subscription.replace(request.resource_names);
+        self.publish(&kind);
+        let mut answers = Vec::new();
+        if fresh || changed || waiting {
+            answers.extend(self.push_world(&kind, fresh || changed));
+            if kind == types::CLUSTER {
+                answers.extend(self.push_world(types::ENDPOINT, false));
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Everything of one type, when any of it has changed.
+    fn push_world(&mut self, kind: &str, asked: bool) -> Option<DiscoveryResponse> {
+        if !self.subscriptions.get_mut(kind)?.may_send() && !asked {
+            return None;
+        }
+        let resources = self.resources(kind)?;
+        let difference = self.subscriptions.get_mut(kind)?.difference(resources.clone());
+        self.warm_endpoints(kind, &difference.changed);
+        if !asked && difference.changed.is_empty() && difference.removed.is_empty() {
+            return None;
+        }
+        let nonce = self.next_nonce();
+        self.subscriptions.get_mut(kind)?.sent(nonce.clone());
+        self.publish(kind);
+        self.counted(kind);
+        Some(DiscoveryResponse {
+            version_info: nonce.clone(),
+            resources: resources.into_iter().map(|r| r.body).collect(),
+            type_url: types::url(kind),
+            nonce,
+            control_plane: self.control_plane(),
+            ..DiscoveryResponse::default()
+        })
+    }
+
+    /// A changed cluster warms in Envoy until endpoints come, and Envoy does not ask for those it already follows: they
+    /// are sent again with the next answer of their type. Whoever pushes clusters pushes endpoints right after.
+    fn warm_endpoints(&mut self, kind: &str, changed: &[Resource]) {
+        if kind == types::CLUSTER
+            && let Some(endpoints) = self.subscriptions.get_mut(types::ENDPOINT)
+        {
+            changed.iter().for_each(|cluster| endpoints.forget(&cluster.name));
+        }
+    }
+
+    /// What has changed for the stream, delta.
+    pub(crate) fn changed(&mut self) -> Vec<DeltaDiscoveryResponse> {
+        self.order().into_iter().filter_map(|kind| self.push(kind, false)).collect()
+    }
+
+    /// What has changed for the stream, state of the world.
+    pub(crate) fn changed_world(&mut self) -> Vec<DiscoveryResponse> {
+        self.order().into_iter().filter_map(|kind| self.push_world(kind, false)).collect()
+    }
+
+    /// Subscribed types in the order of pushes.
+    fn order(&self) -> Vec<&'static str> {
+        types::ORDER.into_iter().filter(|kind| self.subscriptions.contains_key(*kind)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
