@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::app_probes::AppProbes;
-use crate::merge::Scrape;
+use crate::merge::{self, Scrape};
 
 /// What the pages look at.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ fn page(health: &Health, method: &Method, path: &str, local: bool, application: 
             (StatusCode::SERVICE_UNAVAILABLE, text("the configuration or the certificate has not arrived yet\n"))
         }
         "/stats/prometheus" | "/metrics" => {
-            (StatusCode::OK, health.proxy.telemetry().render_prometheus() + application)
+            (StatusCode::OK, health.proxy.telemetry().render_prometheus() + &merge::build() + application)
         }
         "/quitquitquit" | "/drain" if !local => (StatusCode::FORBIDDEN, text("only from inside the pod\n")),
         "/quitquitquit" | "/drain" if method != Method::POST => (StatusCode::METHOD_NOT_ALLOWED, text("use POST\n")),

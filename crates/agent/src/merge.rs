@@ -39,6 +39,13 @@ impl Scrape {
     }
 }
 
+/// Which proxy and which agent this is, as Istio's dashboards count them.
+pub(crate) fn build() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let one = |component: &str| format!("istio_build{{component=\"{component}\",tag=\"{version}\"}} 1\n");
+    format!("# TYPE istio_build gauge\n{}{}", one("proxy"), one("agent"))
+}
+
 fn place(value: &Value) -> Result<(u16, String), String> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let path = text("path").unwrap_or("/metrics");
@@ -76,6 +83,13 @@ mod tests {
         assert_eq!(places(several), [(1, "/a".to_owned()), (2, "/b".to_owned())]);
         assert!(Scrape::parse(r#"{"scrape":"true","port":"15020"}"#).is_err_and(|e| e.contains("own")));
         assert!(Scrape::parse(r#"{"scrape":"true","port":"web"}"#).is_err_and(|e| e.contains("web")));
+    }
+
+    #[test]
+    fn the_build_is_told() {
+        let page = build();
+        assert_eq!(page.lines().filter(|l| l.starts_with("istio_build{") && l.ends_with("} 1")).count(), 2, "{page}");
+        assert!(page.contains("component=\"agent\"") && page.contains(env!("CARGO_PKG_VERSION")), "{page}");
     }
 
     #[test]

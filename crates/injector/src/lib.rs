@@ -14,6 +14,8 @@ mod probes;
 mod templates;
 mod volumes;
 
+use std::collections::BTreeMap;
+
 use istio_api::yaml;
 use serde_json::{Map, Value, json};
 
@@ -112,6 +114,26 @@ pub fn inject(object: &Value, options: &Options) -> Result<Value, Refused> {
     let parent = object.pointer_mut(parent).ok_or_else(|| shape("metadata", "an object"))?;
     parent["metadata"] = metadata;
     Ok(object)
+}
+
+/// What each template adds to a pod without wishes of its own, as YAML: Istio's templates, which are code here, and those
+/// of the user as they are written. What the image cannot do says so in its place.
+pub fn templates(options: &Options) -> BTreeMap<String, String> {
+    let pod = json!({"containers": [{"name": "app"}]});
+    let object = json!({"kind": "Pod", "metadata": {"name": "app"}, "spec": pod});
+    let owner = Owner::of(&object, options);
+    let of = |name: &str| -> Result<String, String> {
+        let metadata = json!({"annotations": {"inject.istio.io/templates": name}});
+        let wishes = Wishes::read("Pod app", &owner.namespace, &metadata, options).map_err(|e| e.to_string())?;
+        let (metadata, spec) = injected(&json!({}), &pod, &owner, &wishes)?;
+        serde_saphyr::to_string(&json!({"metadata": metadata, "spec": spec})).map_err(|e| e.to_string())
+    };
+    let built_in = templates::NAMES.iter().map(|name| {
+        let text = of(name).unwrap_or_else(|reason| format!("# refused: {reason}\n"));
+        ((*name).to_owned(), text)
+    });
+    let own = options.templates.iter().map(|(name, text)| (name.clone(), text.clone()));
+    built_in.chain(own).collect()
 }
 
 /// Metadata and spec of the pod with all its templates.

@@ -22,6 +22,9 @@ pub(crate) struct Addition {
     pub spec: Map<String, Value>,
 }
 
+/// The templates that are built in.
+pub(crate) const NAMES: [&str; 5] = ["sidecar", "gateway", "grpc-agent", "grpc-simple", "spire"];
+
 /// What a template adds.
 ///
 /// # Errors

@@ -345,3 +345,19 @@ fn proxy_configs_are_laid_over_the_mesh_and_under_the_pods_annotation() {
     let debug = annotated("sidecar.istio.io/proxyImageType: debug").expect_err("refused").to_string();
     assert!(debug.contains("no variant debug"), "{debug}");
 }
+
+/// The debug page of istiod shows them: the sidecar's containers, the user's own text, and what the image cannot do.
+#[test]
+fn templates_show_what_they_add() {
+    let mut options = Options { image: "registry.istio.io/testing/proxyv2:latest".to_owned(), ..Options::default() };
+    options.templates.insert("mine".to_owned(), "metadata: {labels: {a: b}}\n".to_owned());
+    let all = injector::templates(&options);
+    let names: Vec<&str> = all.keys().map(String::as_str).collect();
+    assert_eq!(names, ["gateway", "grpc-agent", "grpc-simple", "mine", "sidecar", "spire"]);
+    let sidecar = objects(&all["sidecar"]).remove(0);
+    assert_eq!(sidecar["spec"]["initContainers"][1]["name"], "istio-proxy", "{sidecar:#}");
+    assert_eq!(sidecar["metadata"]["labels"]["security.istio.io/tlsMode"], "istio");
+    assert_eq!(all["mine"], "metadata: {labels: {a: b}}\n");
+    let ours = injector::templates(&Options::default());
+    assert!(ours["gateway"].starts_with("# refused: "), "{}", ours["gateway"]);
+}

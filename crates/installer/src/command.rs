@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use kubernetes::{Cluster, ClusterError, Place};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::chart::chart;
 use crate::manifest::{MANAGER, manifest, to_yaml};
 use crate::objects::{apply, condition, place, rolled_out, title, wait};
+use crate::output::Format;
 use crate::values::Values;
 
 /// How long the API server may take to serve a new kind.
@@ -131,6 +132,8 @@ pub struct Uninstall {
 pub struct VerifyInstall {
     #[command(flatten)]
     wanted: Wanted,
+    #[arg(short, long, default_value = "short")]
+    output: Format,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -206,7 +209,7 @@ impl Install {
             let until = Instant::now() + self.readiness_timeout;
             put(&cluster, &objects, until).await?;
             println!("✔ Istiod installed");
-            if self.verify { verify(&cluster, &objects).await } else { Ok(()) }
+            if self.verify { verify(&cluster, &objects, Format::Short).await } else { Ok(()) }
         })
     }
 }
@@ -278,12 +281,13 @@ impl VerifyInstall {
     /// What went wrong, in words.
     pub fn run(self, access: &Access) -> Result<(), String> {
         let objects = manifest(&self.wanted.values(&access.namespace)?).map_err(|e| e.to_string())?;
-        run(async { verify(&access.connect().await?, &objects).await })
+        run(async { verify(&access.connect().await?, &objects, self.output).await })
     }
 }
 
-async fn verify(cluster: &Cluster, objects: &[Value]) -> Result<(), String> {
+async fn verify(cluster: &Cluster, objects: &[Value], output: Format) -> Result<(), String> {
     let mut wrong = 0;
+    let mut rows = Vec::new();
     for object in objects {
         let now = cluster.read(&place(object)).await.map_err(|e| e.to_string())?;
         let good = match (&now, object["kind"].as_str()) {
@@ -299,13 +303,21 @@ async fn verify(cluster: &Cluster, objects: &[Value]) -> Result<(), String> {
         } else {
             "is not ready"
         };
-        println!("{} {}: {words}", if good { "✔" } else { "✘" }, title(object));
+        rows.push(json!({"object": title(object), "good": good, "state": words}));
         wrong += usize::from(!good);
+    }
+    let machine = output.print(&rows.clone().into())?;
+    for row in rows.iter().filter(|_| !machine) {
+        let (mark, text) =
+            (if row["good"] == true { "✔" } else { "✘" }, |key: &str| row[key].as_str().unwrap_or_default());
+        println!("{mark} {}: {}", text("object"), text("state"));
     }
     if wrong > 0 {
         return Err(format!("{wrong} of {} objects are not as they should be", objects.len()));
     }
-    println!("✔ Istio is installed and verified successfully");
+    if !machine {
+        println!("✔ Istio is installed and verified successfully");
+    }
     Ok(())
 }
 

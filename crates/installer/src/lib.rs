@@ -9,6 +9,7 @@ mod crd;
 mod injection;
 mod manifest;
 mod objects;
+mod output;
 mod precheck;
 mod rbac;
 mod tag;

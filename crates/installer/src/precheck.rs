@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::command::{Access, Wanted, run};
 use crate::manifest::{MANAGER, manifest};
 use crate::objects::place;
+use crate::output::Format;
 
 /// The oldest minor version of Kubernetes 1.x: sidecars are native ones, which it starts by default since then.
 const OLDEST: u32 = 29;
@@ -16,6 +17,8 @@ const OLDEST: u32 = 29;
 pub struct Precheck {
     #[command(flatten)]
     wanted: Wanted,
+    #[arg(short, long, default_value = "short")]
+    output: Format,
 }
 
 /// One finding.
@@ -24,6 +27,25 @@ enum Finding {
     Error(String),
     /// It may not do what is meant.
     Warning(String),
+}
+
+impl Finding {
+    fn parts(&self) -> (&'static str, &str) {
+        match self {
+            Self::Error(text) => ("Error", text),
+            Self::Warning(text) => ("Warning", text),
+        }
+    }
+
+    fn say(&self) {
+        let (level, message) = self.parts();
+        println!("{level}: {message}");
+    }
+
+    fn value(&self) -> Value {
+        let (level, message) = self.parts();
+        json!({"level": level, "message": message})
+    }
 }
 
 impl Precheck {
@@ -41,21 +63,15 @@ impl Precheck {
             findings.extend(stored_versions(&cluster).await?);
             Ok(findings)
         })?;
-        let mut errors = 0;
-        for finding in &findings {
-            match finding {
-                Finding::Error(text) => {
-                    errors += 1;
-                    println!("Error: {text}");
-                }
-                Finding::Warning(text) => println!("Warning: {text}"),
+        let errors = findings.iter().filter(|f| matches!(f, Finding::Error(_))).count();
+        if !self.output.print(&findings.iter().map(Finding::value).collect())? {
+            findings.iter().for_each(Finding::say);
+            if findings.is_empty() {
+                println!("✔ No issues found when checking the cluster. Istio is safe to install or upgrade!");
             }
         }
         if errors > 0 {
             return Err(format!("{errors} of the checks failed: the installation would not succeed"));
-        }
-        if findings.is_empty() {
-            println!("✔ No issues found when checking the cluster. Istio is safe to install or upgrade!");
         }
         Ok(())
     }

@@ -40,6 +40,22 @@ pub trait Access {
         ))
     }
 
+    /// Names of the istiods that a pod's name or labels mean; a laptop mesh has one.
+    ///
+    /// # Errors
+    /// A sentence, when there is none.
+    fn istiods(&self, _pod: Option<&str>, _selector: &str) -> Result<Vec<String>, String> {
+        Ok(vec!["istiod".to_owned()])
+    }
+
+    /// A page of an istiod's ControlZ, on its loopback address; with content it is given that (`PUT`).
+    ///
+    /// # Errors
+    /// A sentence, when istiod does not answer or refuses.
+    fn control(&self, _istiod: &str, _port: u16, _path: &str, _content: Option<&str>) -> Result<Vec<u8>, String> {
+        Err("this mesh has no way to istiod's ControlZ".to_owned())
+    }
+
     /// Carries connections of `listener` to a port of a pod until the process ends; `None` where only pages can be had.
     fn tunnel(&self, _pod: &Pod, _port: u16, _listener: &std::net::TcpListener) -> Option<Result<(), String>> {
         None

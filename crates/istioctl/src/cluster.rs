@@ -48,7 +48,8 @@ impl ByCluster {
 
     fn page(&self, pod: &Pod, method: http::Method, port: u16, path: &str) -> Result<Vec<u8>, String> {
         let name = (pod.namespace.as_str(), pod.name.as_str());
-        let page = self.runtime.block_on(self.cluster.page(name, port, method, path)).map_err(|e| e.to_string())?;
+        let page = self.cluster.page(name, port, method, path, "");
+        let page = self.runtime.block_on(page).map_err(|e| e.to_string())?;
         page.map_err(|said| format!("{} says {said}", pod.proxy_id()))
     }
 }
@@ -71,6 +72,24 @@ impl Access for ByCluster {
         }
         let ready = istiods.iter().filter(|p| p.ready);
         joined(ready.map(|p| self.page(p, http::Method::GET, DEBUG, path)).collect())
+    }
+
+    fn istiods(&self, pod: Option<&str>, selector: &str) -> Result<Vec<String>, String> {
+        let namespace = &self.cluster.namespace;
+        let all = self.list(Some(namespace), Some(selector))?;
+        let names: Vec<String> = all.into_iter().map(|p| p.name).filter(|n| pod.is_none_or(|p| p == n)).collect();
+        match (names.is_empty(), pod) {
+            (false, _) => Ok(names),
+            (_, Some(pod)) => Err(format!("there is no pod {pod} with the labels {selector} in namespace {namespace}")),
+            (_, None) => Err(format!("there is no pod with the labels {selector} in namespace {namespace}")),
+        }
+    }
+
+    fn control(&self, istiod: &str, port: u16, path: &str, content: Option<&str>) -> Result<Vec<u8>, String> {
+        let method = if content.is_some() { http::Method::PUT } else { http::Method::GET };
+        let name = (self.cluster.namespace.as_str(), istiod);
+        let page = self.ask(async |c| c.page(name, port, method, path, content.unwrap_or_default()).await)?;
+        page.map_err(|said| format!("{istiod} says {said}"))
     }
 
     fn log(&self, pod: Option<&Pod>, container: &str, lines: u32) -> Result<Vec<u8>, String> {

@@ -3,6 +3,7 @@
 //! Promise: columns, flags and exit codes are Istio's; `-o json|yaml` for machines. Commands that are not built say so.
 
 mod access;
+mod admin;
 mod analyze;
 mod ask;
 mod bug_report;
@@ -45,7 +46,7 @@ struct Arguments {
 enum Command {
     /// The control plane's own settings.
     #[command(aliases = ["a", "ad"])]
-    Admin(Admin),
+    Admin(admin::Admin),
     /// Find what is wrong with configuration in files and directories.
     Analyze(Box<analyze::Analyze>),
     /// Collect what helps to find a fault.
@@ -93,24 +94,6 @@ enum Command {
     Version(Box<version::Version>),
 }
 
-/// Settings of the control plane.
-#[derive(Debug, clap::Args)]
-struct Admin {
-    #[command(subcommand)]
-    command: AdminCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum AdminCommand {
-    /// Levels of istiod's log; not built.
-    #[command(alias = "l")]
-    Log {
-        /// Whatever is asked.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<String>,
-    },
-}
-
 /// Runs the command; the first argument is the program's name. `mesh` is the way into the mesh that runs here, if one
 /// does.
 pub fn cli(arguments: impl IntoIterator<Item = OsString>, mesh: Option<Box<dyn Access>>) -> ExitCode {
@@ -125,9 +108,7 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>, mesh: Option<Box<dyn A
     let global = &session.global;
     let result = match arguments.command {
         Command::Analyze(command) => command.run(&session),
-        Command::Admin(Admin { command: AdminCommand::Log { .. } }) => {
-            Err("admin log: istiod's levels cannot be changed while it runs; start it with RUST_LOG".to_owned())
-        }
+        Command::Admin(command) => command.run(&session),
         Command::BugReport(command) => command.run(&session),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "istioctl", &mut std::io::stdout());

@@ -34,6 +34,11 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
+    /// What templates add to a pod without wishes of its own.
+    pub(crate) fn templates(&self) -> Result<std::collections::BTreeMap<String, String>, String> {
+        self.options().map(|options| injector::templates(&options))
+    }
+
     fn options(&self) -> Result<injector::Options, String> {
         configured(self.injector.clone(), &self.loaded.borrow().snapshot)
     }

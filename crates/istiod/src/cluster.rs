@@ -126,15 +126,27 @@ impl Attached {
         self.source.clone().synced().await
     }
 
+    /// What the webhooks answer from.
+    pub(crate) fn admission(&self, loaded: &watch::Receiver<Loaded>) -> Arc<Admission> {
+        let injector = self.options.injector(&self.trust_domain);
+        Arc::new(Admission { injector, loaded: loaded.clone() })
+    }
+
+    /// Name of the cluster.
+    pub(crate) fn name(&self) -> &str {
+        &self.options.cluster
+    }
+
     /// Serves the webhooks, and keeps what the cluster needs of us; the roots that are trusted, whenever they change.
     pub(crate) fn serve(
         self,
         authority: &Arc<Authority>,
         serving: &Serving,
-        loaded: &watch::Receiver<Loaded>,
+        admission: Arc<Admission>,
         life: Duration,
     ) -> Result<watch::Receiver<String>, IstiodError> {
-        let Self { cluster, options, webhook, trust_domain, secret, .. } = self;
+        let Self { cluster, options, webhook, secret, .. } = self;
+        let loaded = admission.loaded.clone();
         let tls = ServerTls {
             cert: serving.slot.clone(),
             roots: None,
@@ -142,8 +154,7 @@ impl Attached {
             sans: Vec::new(),
             alpn: vec![b"http/1.1".to_vec()],
         };
-        let admission = Admission { injector: options.injector(&trust_domain), loaded: loaded.clone() };
-        tokio::spawn(crate::admission::serve(tls::accept(webhook, tls.build()?), Arc::new(admission)));
+        tokio::spawn(crate::admission::serve(tls::accept(webhook, tls.build()?), admission));
         let (given, roots) = watch::channel(authority.root_pem().to_string());
         let (authority, signs) = (authority.clone(), serving.renew.clone());
         let rotation = Rotation { authority, given, signs, spread: options.root_spread, life };

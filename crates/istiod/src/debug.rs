@@ -111,10 +111,10 @@ pub(crate) fn answer(state: &State, name: &str, query: &str) -> Answer {
         "resourcesz" => model::counts(state),
         "authorizationz" => model::authorization(state),
         "mesh" => model::mesh(state),
-        "networkz" => json!([]),
-        "clusterz" => json!([{"id": "Kubernetes", "secretName": "", "syncStatus": "synced"}]),
+        "networkz" => model::networks(state),
+        "clusterz" => model::clusters(state),
         "push_status" => model::push_status(state),
-        "inject" => json!({"templates": ["sidecar", "gateway", "grpc-agent", "grpc-simple", "spire"]}),
+        "inject" => model::templates(state)?,
         other => return Err((StatusCode::NOT_FOUND, format!("{other} is not a page here; see /debug/list"))),
     })
 }
@@ -161,6 +161,8 @@ fn metrics(state: &State) -> String {
         let _ = writeln!(out, "{name}{labels} {value}");
     };
     let connections = state.ads.connections().len() as u64;
+    let build = format!("{{component=\"pilot\",tag=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    line("istio_build", "gauge", &build, 1);
     line("pilot_xds", "gauge", &format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), connections);
     for (kind, count) in state.ads.pushes() {
         let short = match kind.as_str() {

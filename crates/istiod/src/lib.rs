@@ -11,20 +11,25 @@ mod debug;
 mod generator;
 mod jwks;
 mod rotation;
+mod scopes;
 mod server;
 mod tls;
 mod verdict;
 
 pub use cluster::ClusterOptions;
+pub use scopes::SetFilter;
 pub use server::{Istiod, IstiodError, IstiodOptions, SourceOptions};
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+
+use scopes::Scopes;
 
 /// istiod: the control plane over a Kubernetes cluster, or over directories of Kubernetes and Istio YAML.
 #[derive(Debug, Parser)]
@@ -51,6 +56,12 @@ struct Arguments {
     /// Address to listen on; the ports are Istio's.
     #[arg(long, default_value = "127.0.0.1")]
     address: std::net::IpAddr,
+    /// Address of ControlZ, whose `/scopej` pages show and set the levels of the log.
+    #[arg(long = "ctrlz_address", default_value = "127.0.0.1")]
+    ctrlz_address: std::net::IpAddr,
+    /// Port of ControlZ; 0 serves none.
+    #[arg(long = "ctrlz_port", default_value_t = 9876)]
+    ctrlz_port: u16,
     /// Trust domain of identities.
     #[arg(long, default_value = "cluster.local")]
     trust_domain: String,
@@ -112,8 +123,8 @@ impl ClusterArguments {
     }
 }
 
-/// The command `istiod`.
-pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// The command `istiod`; `filter` of the log is in force, `set` puts another one there.
+pub fn cli(arguments: impl IntoIterator<Item = OsString>, filter: &str, set: SetFilter) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -122,6 +133,8 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let at = |port| SocketAddr::new(arguments.address, port);
+    let control = SocketAddr::new(arguments.ctrlz_address, arguments.ctrlz_port);
+    let scopes = Arc::new(Scopes::new(filter, set));
     let source = match arguments.ca {
         Some(ca) => SourceOptions::Directory {
             paths: arguments.sources,
@@ -147,12 +160,27 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(async { Istiod::bind(options).await?.run().await });
+    let result = runtime.block_on(async {
+        let istiod = Istiod::bind(options).await?;
+        controlled(control, scopes).await;
+        istiod.run().await
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("istiod: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Serves ControlZ. The mesh can do without: another istiod of this machine may have the port.
+async fn controlled(at: SocketAddr, scopes: Arc<Scopes>) {
+    if at.port() == 0 {
+        return;
+    }
+    match tokio::net::TcpListener::bind(at).await {
+        Ok(listener) => drop(tokio::spawn(scopes::serve(listener, scopes))),
+        Err(error) => tracing::warn!(%at, %error, "levels of the log stay as they are: ControlZ has no port"),
     }
 }

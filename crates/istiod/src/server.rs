@@ -18,6 +18,7 @@ use tonic::transport::Server;
 use tonic::{Request, Status};
 use xds::AdsServer;
 
+use crate::admission::Admission;
 use crate::authenticate::Authenticate;
 use crate::cluster::{self, Attached, ClusterOptions};
 use crate::debug;
@@ -28,6 +29,9 @@ use crate::{jwks, tls};
 const SERVING_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// The longest life a workload certificate may have, as Istio's `MAX_WORKLOAD_CERT_TTL`.
 const MAX_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// What a mesh without API server is called: Istio's default of `CLUSTER_ID`.
+const LOCAL: &str = "Kubernetes";
 
 /// Where resources and the certificate authority are.
 #[derive(Clone, Debug)]
@@ -107,6 +111,10 @@ pub(crate) struct State {
     pub(crate) loaded: watch::Receiver<Loaded>,
     pub(crate) csr: CsrService,
     pub(crate) started: Instant,
+    /// Name of the cluster that is read.
+    pub(crate) cluster: String,
+    /// What the webhooks answer from; none on a machine of its own.
+    pub(crate) admission: Option<Arc<Admission>>,
 }
 
 impl Istiod {
@@ -159,8 +167,10 @@ impl Istiod {
         };
         let roots = Arc::new(RootSlot::default());
         roots.set_pem(&self.authority.root_pem())?;
-        if let Some(attached) = self.attached {
-            let given = attached.serve(&self.authority, &serving, &loaded, self.options.certificate_life)?;
+        let admission = self.attached.as_ref().map(|a| a.admission(&loaded));
+        let name = self.attached.as_ref().map_or(LOCAL, Attached::name).to_owned();
+        if let (Some(attached), Some(admission)) = (self.attached, &admission) {
+            let given = attached.serve(&self.authority, &serving, admission.clone(), self.options.certificate_life)?;
             tokio::spawn(follow_roots(roots.clone(), given));
         }
         let translator = Translator {
@@ -172,8 +182,14 @@ impl Istiod {
         let ads = AdsServer::new(translator);
         let limits = Limits { default: self.options.certificate_life, max: MAX_LIFE };
         let csr = CsrService::new(self.authority.clone(), self.tokens.clone(), &self.options.trust_domain, limits);
-        let state =
-            Arc::new(State { ads: ads.clone(), loaded: loaded.clone(), csr: csr.clone(), started: Instant::now() });
+        let state = Arc::new(State {
+            ads: ads.clone(),
+            loaded: loaded.clone(),
+            csr: csr.clone(),
+            started: Instant::now(),
+            cluster: name,
+            admission,
+        });
         // The state is the server's; the other way round only looks.
         let _ = ads.generator().state.set(Arc::downgrade(&state));
         tokio::spawn(debug::serve(self.monitoring, state.clone()));

@@ -1,7 +1,7 @@
 //! Pages of ports inside pods, through the API server: also those that listen on a pod's loopback address.
 
 use http::{Method, Request, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -48,7 +48,7 @@ impl Cluster {
         pods.logs(pod, &wanted).await.map_err(broken)
     }
 
-    /// The body of a page. `Err` within `Ok`: the pod answers, with another status than 200.
+    /// The body of a page that is asked with `content`. `Err` within `Ok`: the pod answers, with another status than 200.
     ///
     /// # Errors
     /// When the API server refuses, or nobody answers in the pod.
@@ -58,6 +58,7 @@ impl Cluster {
         port: u16,
         method: Method,
         path: &str,
+        content: &str,
     ) -> Result<Result<Vec<u8>, String>, ClusterError> {
         let broken = |e: &dyn std::fmt::Display| {
             ClusterError::Unreachable(format!("port {port} of pod {namespace}/{pod} cannot be asked: {e}"))
@@ -66,10 +67,12 @@ impl Cluster {
         let mut forward = pods.portforward(pod, &[port]).await.map_err(|e| broken(&e))?;
         let stream = forward.take_stream(port).ok_or_else(|| broken(&"no stream"))?;
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
+            hyper::client::conn::http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
+                .await
+                .map_err(|e| broken(&e))?;
         let driver = tokio::spawn(connection);
         let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
-        let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|e| broken(&e))?;
+        let request = request.body(Full::from(content.to_owned())).map_err(|e| broken(&e))?;
         let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_PAGE).collect().await.map_err(|e| broken(&e))?;

@@ -20,7 +20,7 @@ use crate::manifest::{Desired, Manifests, Problem};
 use crate::model::letters;
 use crate::paths::StateDir;
 use crate::pod::{self, Birth, Pod};
-use crate::probe::{http_get, inside};
+use crate::probe::{http_get, http_put, inside};
 use crate::run::tool;
 use crate::status::{Request, Response};
 use crate::{control, dns, objects, sandbox, sidecar};
@@ -465,6 +465,7 @@ impl Node {
         let result = match request {
             Request::Status => return Response { status: Some(self.status()), ..Response::default() },
             Request::Get { namespace, pod, port, path } => return self.page(&namespace, &pod, port, path).await,
+            Request::Put { port, path, body } => return put(port, path, body).await,
             Request::DeletePod { namespace, pod } => self.find(&namespace, &pod).map(|p| {
                 p.end();
                 self.wake.notify_one();
@@ -527,6 +528,19 @@ impl Node {
             }
             Err(reason) => Response { error: Some(reason), ..Response::default() },
         }
+    }
+}
+
+/// Gives a page of istiod's a new content.
+async fn put(port: u16, path: String, content: String) -> Response {
+    let target = SocketAddr::from(([127, 0, 0, 1], port));
+    let put = move || http_put(target, &path, &content, Duration::from_secs(5));
+    let answer = tokio::task::spawn_blocking(put).await.map_err(|e| e.to_string());
+    let text = |body: &[u8]| String::from_utf8_lossy(body).trim().to_owned();
+    match answer.and_then(|r| r.map_err(|e| e.to_string())) {
+        Ok((200..300, body)) => Response { body: Some(text(&body)), ..Response::default() },
+        Ok((_, body)) => Response { error: Some(text(&body)), ..Response::default() },
+        Err(reason) => Response { error: Some(reason), ..Response::default() },
     }
 }
 

@@ -103,13 +103,28 @@ pub fn http_get(target: SocketAddr, path: &str, timeout: Duration) -> io::Result
 /// # Errors
 /// As [`http_get`].
 pub fn http(method: &str, target: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, Vec<u8>)> {
+    exchange(method, target, path, "", timeout)
+}
+
+/// A plain `PUT` of JSON: the status and the body of the answer.
+///
+/// # Errors
+/// As [`http_get`].
+pub fn http_put(target: SocketAddr, path: &str, body: &str, timeout: Duration) -> io::Result<(u16, Vec<u8>)> {
+    let with = format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    exchange("PUT", target, path, &with, timeout)
+}
+
+/// Sends a request; `more` is what follows its headers, from further headers on.
+fn exchange(method: &str, target: SocketAddr, path: &str, more: &str, timeout: Duration) -> io::Result<(u16, Vec<u8>)> {
+    let more = if more.is_empty() { "\r\n" } else { more };
     let mut stream = TcpStream::connect_timeout(&target, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     // A stock Envoy's admin pages refuse HTTP/1.0, under which there would be nothing to decode.
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: meltemi-probe\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: meltemi-probe\r\nConnection: close\r\n{more}"
     )?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer)?;

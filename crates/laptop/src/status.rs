@@ -53,6 +53,15 @@ pub enum Request {
         /// The path.
         path: String,
     },
+    /// A page of istiod's that is given a new content.
+    Put {
+        /// The port on 127.0.0.1.
+        port: u16,
+        /// The path.
+        path: String,
+        /// The content, as JSON.
+        body: String,
+    },
     /// End everything.
     Down,
 }

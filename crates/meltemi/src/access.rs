@@ -79,6 +79,12 @@ impl Access for Laptop {
         }
     }
 
+    fn control(&self, _istiod: &str, port: u16, path: &str, content: Option<&str>) -> Result<Vec<u8>, String> {
+        let Some(content) = content else { return self.page("", "", port, path) };
+        let response = self.ask(&Request::Put { port, path: path.to_owned(), body: content.to_owned() })?;
+        Ok(response.body.unwrap_or_default().into_bytes())
+    }
+
     fn istiod_page(&self, path: &str) -> Result<Vec<u8>, String> {
         self.page("", "", 15014, path)
     }

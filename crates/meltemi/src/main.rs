@@ -38,9 +38,10 @@ fn main() -> ExitCode {
     }
     match part.as_str() {
         "istiod" => {
-            log("info");
+            let filter = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| "info".to_owned());
+            let set = log(&filter);
             give_pages_back();
-            istiod::cli(arguments)
+            istiod::cli(arguments, &filter, set)
         }
         "pilot-agent" => {
             let filter = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| agent::log_filter(&arguments));

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::admin;
 use crate::app_probes::AppProbes;
-use crate::merge::Scrape;
+use crate::merge::{self, Scrape};
 use crate::options::AgentOptions;
 use crate::request::fetch;
 
@@ -68,6 +68,7 @@ impl Pages {
                     all.push_str(&String::from_utf8_lossy(&body));
                 }
                 all.push_str(&self.telemetry.render_prometheus());
+                all.push_str(&merge::build());
                 all.push_str(&self.scrape.read().await);
                 (StatusCode::OK, all.into())
             }

@@ -1,5 +1,7 @@
 //! `describe pod|service`: what is configured for a pod or a service, in sentences.
 
+mod value;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
@@ -8,6 +10,7 @@ use serde_json::Value;
 
 use crate::Session;
 use crate::access::Pod;
+use crate::output::{Format, print_machine};
 use crate::proxy_config::{list, text};
 
 /// Describe a pod or a service and what is configured for it.
@@ -27,12 +30,16 @@ enum Command {
         /// No warning about pods without sidecar.
         #[arg(long = "ignoreUnmeshed")]
         ignore_unmeshed: bool,
+        #[arg(short, long, default_value = "short")]
+        output: Format,
     },
     /// A service: its ports, and the rules and policies that are for it.
     #[command(alias = "svc")]
     Service {
         /// NAME[.NAMESPACE]
         target: String,
+        #[arg(short, long, default_value = "short")]
+        output: Format,
     },
 }
 
@@ -44,11 +51,20 @@ impl Describe {
         let mesh = Objects(objects.as_array().cloned().unwrap_or_default());
         let pods = access.pods()?;
         match self.command {
-            Command::Pod { target, ignore_unmeshed } => {
+            Command::Pod { target, ignore_unmeshed, output } => {
                 let (_, pod) = session.pod(&target)?;
-                print!("{}", mesh.pod(&pod, ignore_unmeshed));
+                match output.machine() {
+                    None => print!("{}", mesh.pod(&pod, ignore_unmeshed)),
+                    Some(format) => print_machine(format, &mesh.pod_value(&pod))?,
+                }
             }
-            Command::Service { target } => print!("{}", mesh.named(&target, session.global.namespace(), &pods)?),
+            Command::Service { target, output } => {
+                let namespace = session.global.namespace();
+                match output.machine() {
+                    None => print!("{}", mesh.named(&target, namespace, &pods)?),
+                    Some(format) => print_machine(format, &mesh.named_value(&target, namespace, &pods)?)?,
+                }
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -112,15 +128,18 @@ impl Objects {
         out
     }
 
-    /// A service by its name.
-    pub(super) fn named(&self, target: &str, namespace: &str, pods: &[Pod]) -> Result<String, String> {
+    fn find(&self, target: &str, namespace: &str) -> Result<&Value, String> {
         let whole = |name: &str, namespace: &str| {
             self.kind("Service")
                 .find(|s| text(s, "metadata.name") == name && text(s, "metadata.namespace") == namespace)
         };
         let dotted = target.rsplit_once('.').and_then(|(name, namespace)| whole(name, namespace));
-        let service =
-            dotted.or_else(|| whole(target, namespace)).ok_or_else(|| format!("there is no service {target}"))?;
+        dotted.or_else(|| whole(target, namespace)).ok_or_else(|| format!("there is no service {target}"))
+    }
+
+    /// A service by its name.
+    pub(super) fn named(&self, target: &str, namespace: &str, pods: &[Pod]) -> Result<String, String> {
+        let service = self.find(target, namespace)?;
         let mut out = self.service(service, None);
         let behind: Vec<&Pod> = pods.iter().filter(|p| selects(service, p)).collect();
         match behind.first() {
@@ -148,23 +167,32 @@ impl Objects {
             };
             out.push_str(&format!("   Port: {name} {number}/{} targets pod port {target}\n", protocol(port)));
         }
-        for rule in self.kind("DestinationRule") {
-            let rule_host = full(text(rule, "spec.host"), text(rule, "metadata.namespace"));
-            if covers(&rule_host, &host) {
-                out.push_str(&destination_rule(rule, pod));
-            }
+        for rule in self.rules_for(&host) {
+            out.push_str(&destination_rule(rule, pod));
         }
-        for virtual_service in self.kind("VirtualService") {
-            let own = text(virtual_service, "metadata.namespace");
-            let hosts = list(virtual_service, "spec.hosts").iter().filter_map(Value::as_str);
-            if hosts.into_iter().any(|h| covers(&full(h, own), &host)) {
-                out.push_str(&routes(virtual_service));
-            }
+        for virtual_service in self.routes_for(&host) {
+            out.push_str(&routes(virtual_service));
         }
         out
     }
 
-    fn authentication(&self, pod: &Pod) -> String {
+    /// DestinationRules for a host.
+    fn rules_for(&self, host: &str) -> impl Iterator<Item = &Value> {
+        let of = |rule: &Value| full(text(rule, "spec.host"), text(rule, "metadata.namespace"));
+        self.kind("DestinationRule").filter(move |rule| covers(&of(rule), host))
+    }
+
+    /// VirtualServices for a host.
+    fn routes_for(&self, host: &str) -> impl Iterator<Item = &Value> {
+        self.kind("VirtualService").filter(move |service| {
+            let own = text(service, "metadata.namespace");
+            let mut hosts = list(service, "spec.hosts").iter().filter_map(Value::as_str);
+            hosts.any(|h| covers(&full(h, own), host))
+        })
+    }
+
+    /// PeerAuthentications for a pod, the closest first: a selector's, the namespace's, the mesh's.
+    fn authentications(&self, pod: &Pod) -> Vec<&Value> {
         let root = "istio-system";
         let applies = |p: &&Value| {
             let namespace = text(p, "metadata.namespace");
@@ -172,14 +200,30 @@ impl Objects {
             (namespace == pod.namespace || (namespace == root && selector.is_empty())) && within(&selector, &pod.labels)
         };
         let mut all: Vec<&Value> = self.kind("PeerAuthentication").filter(applies).collect();
-        // The closest counts: a selector's, the namespace's, the mesh's.
         all.sort_by_key(|p| {
             let wide = labels(&p["spec"]["selector"]["matchLabels"]).is_empty();
             (wide, text(p, "metadata.namespace") != pod.namespace)
         });
-        let mode = all.iter().map(|p| text(p, "spec.mtls.mode")).find(|m| !m.is_empty() && *m != "UNSET");
-        let mut out =
-            format!("Effective PeerAuthentication:\n   Workload mTLS mode: {}\n", mode.unwrap_or("PERMISSIVE"));
+        all
+    }
+
+    /// AuthorizationPolicies for a pod with their actions.
+    fn authorizations(&self, pod: &Pod) -> Vec<(String, String)> {
+        let applies = |p: &&Value| {
+            let namespace = text(p, "metadata.namespace");
+            let selector = labels(&p["spec"]["selector"]["matchLabels"]);
+            (namespace == pod.namespace || namespace == "istio-system") && within(&selector, &pod.labels)
+        };
+        let one = |p: &Value| {
+            let action = text(p, "spec.action");
+            (title(p), if action.is_empty() { "ALLOW" } else { action }.to_owned())
+        };
+        self.kind("AuthorizationPolicy").filter(applies).map(one).collect()
+    }
+
+    fn authentication(&self, pod: &Pod) -> String {
+        let all = self.authentications(pod);
+        let mut out = format!("Effective PeerAuthentication:\n   Workload mTLS mode: {}\n", applied_mode(&all));
         if !all.is_empty() {
             let names: Vec<String> = all.iter().map(|p| title(p)).collect();
             out.push_str(&format!("Applied PeerAuthentication:\n   {}\n", names.join(", ")));
@@ -188,21 +232,15 @@ impl Objects {
     }
 
     fn authorization(&self, pod: &Pod) -> String {
-        let applies = |p: &&Value| {
-            let namespace = text(p, "metadata.namespace");
-            let selector = labels(&p["spec"]["selector"]["matchLabels"]);
-            (namespace == pod.namespace || namespace == "istio-system") && within(&selector, &pod.labels)
-        };
-        let all: Vec<String> = self
-            .kind("AuthorizationPolicy")
-            .filter(applies)
-            .map(|p| {
-                let action = text(p, "spec.action");
-                format!("{} ({})", title(p), if action.is_empty() { "ALLOW" } else { action })
-            })
-            .collect();
+        let all: Vec<String> =
+            self.authorizations(pod).into_iter().map(|(name, action)| format!("{name} ({action})")).collect();
         if all.is_empty() { String::new() } else { format!("Applied AuthorizationPolicy:\n   {}\n", all.join(", ")) }
     }
+}
+
+/// The mode of mTLS that holds: the closest policy's that has one.
+fn applied_mode<'p>(all: &[&'p Value]) -> &'p str {
+    all.iter().map(|p| text(p, "spec.mtls.mode")).find(|m| !m.is_empty() && *m != "UNSET").unwrap_or("PERMISSIVE")
 }
 
 fn selects(service: &Value, pod: &Pod) -> bool {

@@ -72,6 +72,24 @@ fn a_pod_is_described_with_all_that_is_for_it() {
 }
 
 #[test]
+fn machines_are_told_the_same() {
+    let value = mesh().pod_value(&pod());
+    let service = &value["services"][0];
+    assert_eq!((&value["mtlsMode"], &value["inMesh"]), (&json!("STRICT"), &json!(true)), "{value:#}");
+    assert_eq!(value["authorizationPolicies"], json!([{"name": "no.shop", "action": "DENY"}]));
+    assert_eq!(service["ports"][0]["protocol"], "HTTP");
+    assert_eq!(service["destinationRules"][0]["matchingSubsets"], json!(["v1"]));
+    assert_eq!(service["destinationRules"][0]["otherSubsets"], json!(["v2"]));
+    assert_eq!(service["virtualServices"][0]["http"][0]["timeout"], "3s");
+    let named = mesh().named_value("pay", "shop", &[pod()]).expect("a service");
+    assert_eq!(
+        (&named["pods"], &named["peerAuthentications"]),
+        (&json!(["pay-1.shop"]), &json!(["default.istio-system"]))
+    );
+    assert_eq!(mesh().named_value("pay", "shop", &[]).expect("a service")["pods"], json!([]));
+}
+
+#[test]
 fn a_service_is_found_by_name_and_namespace() {
     assert!(mesh().named("pay.shop", "default", &[pod()]).is_ok_and(|t| t.contains("Workload mTLS mode: STRICT")));
     assert!(mesh().named("pay", "shop", &[]).is_ok_and(|t| t.contains("has no pods")));
