@@ -276,7 +276,8 @@ impl http_body::Body for WithStatus {
                 return Poll::Ready(Some(Ok(Frame::data(framed(FAREWELL)))));
             }
             match Pin::new(&mut self.inner).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                // The client's end may be an empty frame; ours are the trailers, and Envoy allows no two empty ones in a row.
+                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| !data.is_empty()) => {
                     if let Some(data) = frame.data_ref() {
                         self.framing.pass(data);
                     }

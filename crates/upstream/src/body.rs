@@ -115,7 +115,10 @@ impl Recording {
     }
 
     fn note(&mut self, frame: &Frame<Bytes>) {
-        self.copies.iter().for_each(|copy| copy.push(frame));
+        // A copy says its end apart.
+        if !is_empty(frame) {
+            self.copies.iter().for_each(|copy| copy.push(frame));
+        }
         if let Some(moved) = &self.moved {
             moved.set(Instant::now());
         }
@@ -162,9 +165,9 @@ impl http_body::Body for Body {
                 *this = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Self::Incoming(incoming) => client(Pin::new(incoming).poll_frame(cx)),
+            Self::Incoming(incoming) => client(poll_telling(incoming, cx)),
             Self::Recorded(incoming, recording) => {
-                let polled = Pin::new(&mut *incoming).poll_frame(cx);
+                let polled = poll_telling(incoming, cx);
                 match &polled {
                     Poll::Ready(Some(Ok(frame))) => {
                         let mut recording = recording.borrow_mut();
@@ -206,6 +209,22 @@ impl http_body::Body for Body {
     }
 }
 
+/// The next frame that tells something. Empty ones in between are passed over: Envoy takes several of them, of all streams
+/// together, for an attack and ends the connection (`max_consecutive_inbound_frames_with_empty_payload`, 1 by default).
+fn poll_telling(incoming: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    loop {
+        let polled = http_body::Body::poll_frame(Pin::new(&mut *incoming), cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) if is_empty(frame) && !http_body::Body::is_end_stream(incoming) => {}
+            _ => return polled,
+        }
+    }
+}
+
+fn is_empty(frame: &Frame<Bytes>) -> bool {
+    frame.data_ref().is_some_and(Bytes::is_empty)
+}
+
 fn client(polled: Poll<Option<hyper::Result<Frame<Bytes>>>>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
     polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Client)))
 }
@@ -239,7 +258,7 @@ impl http_body::Body for UpstreamBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let polled = poll_telling(&mut self.incoming, cx);
         match &polled {
             Poll::Ready(None) => self.finish(),
             Poll::Ready(Some(Ok(_))) if http_body::Body::is_end_stream(&self.incoming) => self.finish(),

@@ -16,6 +16,7 @@ use crate::wire::{Upstream, Wire, eventually, field};
 /// An HTTP/2 client with prior knowledge.
 pub async fn client(to: SocketAddr) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(to).await.expect("the proxy listens");
+    stream.set_nodelay(true).expect("a TCP socket");
     let (send, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
     tokio::spawn(async move {
         // How it ends, the streams tell.
@@ -165,6 +166,41 @@ async fn a_stream_takes_no_more_than_its_reader() {
     server.until("0\r\n\r\n").await;
     server.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     assert_eq!(response.await.expect("an answer").status(), StatusCode::OK);
+}
+
+/// All data frames of a body.
+async fn frames(body: &mut RecvStream) -> Vec<Bytes> {
+    let mut all = Vec::new();
+    while let Some(data) = next(body).await {
+        all.push(data);
+    }
+    all
+}
+
+/// Envoy ends a connection that brings it two empty frames in a row, with all its streams.
+#[tokio::test]
+async fn empty_frames_are_not_passed_on() {
+    let upstream = Upstream::bind().await;
+    let proxy = http2(&upstream).start();
+    let mut h2 = client(proxy.address).await;
+    let send = |stream: &mut SendStream<Bytes>| {
+        for data in [&b""[..], b"one", b"", b"", b"two", b""] {
+            stream.send_data(Bytes::from_static(data), false).expect("sent");
+        }
+        stream.send_trailers(HeaderMap::new()).expect("sent");
+    };
+    let request = Request::post("http://a/x").version(Version::HTTP_2).body(()).expect("a request");
+    let (response, mut up) = h2.send_request(request, false).expect("sent");
+    let mut server = accept(&upstream).await;
+    let (request, mut reply) = call(&mut server).await;
+    let _driven = drive(server);
+    send(&mut up);
+    assert_eq!(frames(&mut request.into_body()).await, ["one", "two"]);
+    let mut down = reply.send_response(Response::new(()), false).expect("sent");
+    send(&mut down);
+    let mut response = response.await.expect("an answer").into_body();
+    assert_eq!(frames(&mut response).await, ["one", "two"]);
+    assert!(response.trailers().await.expect("an end").is_some());
 }
 
 #[tokio::test]
