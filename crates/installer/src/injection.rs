@@ -75,9 +75,12 @@ pub(crate) fn configurations(values: &Values, labels: &Value) -> Vec<Value> {
     } else {
         json!({"matchExpressions": [within(REVISION, &[values.revision()])]})
     };
+    // Tools know injectors by this label, as they do Istio's.
+    let mut known = labels.clone();
+    known["app"] = "sidecar-injector".into();
     vec![
         json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
-            "metadata": {"name": values.of_revision(&injector), "labels": labels},
+            "metadata": {"name": values.of_revision(&injector), "labels": known},
             "webhooks": webhooks(values.revision(), &service, namespace)}),
         json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
         "metadata": {"name": validator(values), "labels": labels},

@@ -71,6 +71,43 @@ fn exec_logs_ps_and_the_sidecars_pages() {
     assert!(!exec(&["pilot-agent", "request", "GET", "/no-such-page"]).status.success());
 }
 
+/// Levels are read and set while the mesh runs, objects are told in JSON, and the debug pages have what is in force.
+#[test]
+#[ignore = "needs root and network namespaces; scripts/test runs it"]
+fn istioctl_reads_and_sets_what_runs() {
+    let shop = Shop::up(|_| {});
+    let istioctl = |words: &[&str]| meltemi(&shop, &[&["istioctl"], words].concat());
+    let json = |words: &[&str]| -> Value {
+        let done = istioctl(&[words, &["-o", "json"]].concat());
+        serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{words:?}: {e}: {done:?}"))
+    };
+    let level =
+        |all: &Value| all.as_array().unwrap().iter().find(|s| s["name"] == "ads").unwrap()["output_level"].clone();
+    let before = level(&json(&["admin", "log"]));
+    assert_ne!(before, "debug");
+    assert_eq!(level(&json(&["admin", "log", "--level", "ads:debug"])), "debug");
+    assert_eq!(level(&json(&["admin", "log", "--reset"])), "info");
+    let refused = istioctl(&["admin", "log", "--stack-trace-level", "ads:debug"]);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("stack_trace_level"), "{refused:?}");
+
+    let told = json(&["experimental", "describe", "service", "payment-api.production"]);
+    assert_eq!(told["virtualServices"][0]["name"], "payment-api.production", "{told:#}");
+    assert_eq!(told["mtlsMode"], "STRICT", "{told:#}");
+    let waited = istioctl(&["experimental", "wait", "VirtualService", "payment-api.production", "--timeout", "60s"]);
+    assert!(waited.status.success(), "{waited:?}");
+    let page = |name: &str| -> Value {
+        let done = istioctl(&["experimental", "internal-debug", name]);
+        serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{name}: {e}: {done:?}"))
+    };
+    assert_eq!(page("clusterz")[0]["syncStatus"], "synced");
+    assert!(page("push_status").is_object());
+    let istiod = shop.mesh.get("", "", 15014, "/metrics").unwrap();
+    assert!(istiod.contains("istio_build{component=\"pilot\""), "{istiod}");
+    let order = shop.pods("order-service").remove(0);
+    let agent = shop.mesh.get("production", &order, 15020, "/stats/prometheus").unwrap();
+    assert!(agent.contains("istio_build{component=\"agent\""), "{agent}");
+}
+
 #[test]
 #[ignore = "needs root and network namespaces; scripts/test runs it"]
 fn the_demo_ends_by_itself_and_tells_what_it_saw() {

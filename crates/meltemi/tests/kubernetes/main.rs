@@ -1,5 +1,6 @@
 //! The mesh on a real cluster: real API server, kubelet, containers. Needs root and `scripts/kubernetes install`.
 
+mod commands;
 mod node;
 
 use node::{Node, PATIENCE};
@@ -144,6 +145,8 @@ fn the_mesh_on_a_cluster() {
     injected(&node);
     traffic(&node);
     commands(&node);
+    commands::pages_and_levels(&node);
+    commands::injection_by_hand_is_the_webhooks(&node);
     security(&node);
     refused(&node);
     survival(&node);

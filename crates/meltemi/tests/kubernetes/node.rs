@@ -84,9 +84,15 @@ impl Node {
 
     /// Runs istioctl; what it says, good or bad.
     pub fn try_istioctl(&self, words: &[&str]) -> Output {
+        self.start_istioctl(words).output().unwrap()
+    }
+
+    /// istioctl as a command that is yet to be started.
+    pub fn start_istioctl(&self, words: &[&str]) -> Command {
         let mut command = self.command(&binary());
         // Not a mesh of this machine.
-        command.env("MELTEMI_MESH", "none-of-this-test").arg("istioctl").args(words).output().unwrap()
+        command.env("MELTEMI_MESH", "none-of-this-test").arg("istioctl").args(words);
+        command
     }
 
     /// Runs istioctl, which must succeed.
