@@ -63,6 +63,34 @@ fn an_answer_for_machines_is_istios() {
     assert_eq!(lines(&table(&[before]))[1], "proxy1     cluster1     istiod1     1.20        5 (CDS,LDS,EDS,RDS,ECDS)");
 }
 
+/// What a stock istiod answers to `istio.io/debug/syncz`, as messages on the wire, gives the table that Istio's own command
+/// printed of it.
+#[test]
+fn a_stock_istiods_answer_is_read() {
+    let Some(sample) = recorded("../../contract/cli/sample-proxy-status-and-config.txt") else { return };
+    let json = sample.split_once("== ps json\n").expect("the answer").1;
+    // The recording breaks off behind the resources.
+    let end = json.find("\"typeUrl\": \"istio.io/debug/syncz\"").expect("its type");
+    let json = format!("{} \"typeUrl\": \"{SYNCZ}\"}}", &json[..end]);
+    let value: Value = serde_json::from_str(&json).expect("JSON");
+    let resources = list(&value, "resources").iter().map(|r| envoy_api::any_from_json(r.clone()).expect("a message"));
+    let response = DiscoveryResponse {
+        resources: resources.collect(),
+        type_url: SYNCZ.to_owned(),
+        control_plane: Some(envoy_api::envoy::config::core::v3::ControlPlane {
+            identifier: json!({"Component": "istiod", "ID": "istiod-0"}).to_string(),
+        }),
+        ..DiscoveryResponse::default()
+    };
+    assert_eq!(response.resources[0].type_url, "type.googleapis.com/envoy.service.status.v3.ClientConfig");
+    let shown = sample.split_once("== ps\n").expect("the table").1.split("\n\n").next().expect("its end");
+    assert_eq!(lines(&table(&[of_response(&response)])), lines(shown));
+    // Our istiod's rows lead to the same messages.
+    let ours = of_rows(&json!([{"proxy": "svc0-0.ns0", "cluster_id": "Kubernetes", "istio_version": "1.32.0"}]));
+    assert_eq!(ours["resources"][0]["@type"], value["resources"][0]["@type"]);
+    assert_eq!(ours["typeUrl"], value["typeUrl"]);
+}
+
 #[test]
 fn ages_are_in_gos_words() {
     let client = |sent: &str| json!({"genericXdsConfigs": [{"typeUrl": "x/k", "lastUpdated": sent}]});
