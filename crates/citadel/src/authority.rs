@@ -17,9 +17,9 @@ use rcgen::{
 use time::OffsetDateTime;
 
 /// Life of a self-signed root, as Istio's.
-const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(crate) const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Clocks of two machines differ: a leaf is valid from a little before it was signed.
-const SKEW: Duration = Duration::from_secs(120);
+pub(crate) const SKEW: Duration = Duration::from_secs(120);
 
 /// Why the authority cannot work, or did not sign.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,8 @@ impl Authority {
         let key = KeyPair::from_pem(key).map_err(unusable)?;
         let issuer = Issuer::from_ca_cert_pem(cert, key).map_err(unusable)?;
         let root = if root.trim().is_empty() { cert } else { root };
-        let self_signed = cert.trim() == root.trim();
+        // Other roots may be trusted beside it: those of an authority that is being replaced.
+        let self_signed = crate::contains(root, cert);
         let intermediates = if self_signed { String::new() } else { format!("{}\n{}", cert.trim(), chain.trim()) };
         let signer = Signer { issuer, cert: cert.trim().to_owned(), intermediates };
         Ok(Self { signer: ArcSwap::from_pointee(signer), roots: ArcSwap::from_pointee(root.to_owned()) })
@@ -220,6 +221,14 @@ fn create(folder: &Path, trust_domain: &str) -> Result<(), AuthorityError> {
     write(&folder.join("ca-key.pem"), &key, 0o600)?;
     write(&folder.join("root-cert.pem"), &cert, 0o644)?;
     write(&folder.join("ca-cert.pem"), &cert, 0o644)
+}
+
+/// Writes a file that all may read, whole or not at all.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_file(path: &Path, text: &str) -> Result<(), AuthorityError> {
+    write(path, text, 0o644)
 }
 
 /// Writes a file whole or not at all.

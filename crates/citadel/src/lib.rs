@@ -4,11 +4,13 @@
 //! by their owner only. This crate knows nothing of configuration or proxies.
 
 mod authority;
+mod renewal;
 mod roots;
 mod service;
 mod token;
 
-pub use authority::{Authority, AuthorityError, Issued};
+pub use authority::{Authority, AuthorityError, Issued, write_file};
+pub use renewal::Renewal;
 pub use roots::{contains, union};
 pub use service::{CsrService, Judged, Limits, PeerCertificate, caller};
 pub use token::{TokenError, Tokens};

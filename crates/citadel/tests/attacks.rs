@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use citadel::{Authority, AuthorityError, CsrService, Limits, TokenError, Tokens};
+use citadel::{Authority, AuthorityError, CsrService, Limits, Renewal, TokenError, Tokens};
 use envoy_api::istio::v1::auth::IstioCertificateRequest;
 use envoy_api::istio::v1::auth::istio_certificate_service_server::IstioCertificateService as _;
 use mtls::{CertSlot, ClientTls, Peer, RootSlot, SanMatch, ServerTls, SpiffeId};
@@ -110,6 +110,25 @@ fn two_workloads_of_one_mesh_know_each_other() {
         &server(slot(&authority, &payment, HOUR), roots(&authority)),
     );
     assert_eq!(seen, Ok((Some(payment), Some(order))));
+}
+
+#[test]
+fn a_renewed_root_and_the_old_one_vouch_for_each_others_workloads() {
+    let (folder, old) = authority();
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let (cert, key) = (read("ca-cert.pem"), read("ca-key.pem"));
+    let renewal = Renewal { grace_percent: 100, ..Renewal::default() };
+    let now = time::OffsetDateTime::now_utc();
+    let cert = renewal.renewed(&cert, &key, now).unwrap().expect("all of its life is the last part");
+    let new = Authority::from_pem(&cert, &key, "", "").unwrap();
+    let (order, payment) = (id("order"), id("payment"));
+    for (one, two) in [(&old, &new), (&new, &old)] {
+        let seen = handshake(
+            &client(Some(slot(one, &order, HOUR)), roots(one), &payment),
+            &server(slot(two, &payment, HOUR), roots(two)),
+        );
+        assert_eq!(seen, Ok((Some(payment.clone()), Some(order.clone()))));
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use citadel::Authority;
+use citadel::{Authority, Renewal};
 use kubernetes::{CaSecret, Cluster, Election, Scope, Source};
 use mtls::ServerTls;
 use sources::Loaded;
@@ -144,6 +144,7 @@ impl Attached {
         serving: &Serving,
         admission: Arc<Admission>,
         life: Duration,
+        renewal: Renewal,
     ) -> Result<watch::Receiver<String>, IstiodError> {
         let Self { cluster, options, webhook, secret, .. } = self;
         let loaded = admission.loaded.clone();
@@ -160,6 +161,10 @@ impl Attached {
         let rotation = Rotation { authority, given, signs, spread: options.root_spread, life };
         tokio::spawn(rotation.keep(kubernetes::follow_ca(cluster.clone(), secret)));
         let leading = Election::stand(cluster.clone(), &options.of_revision(LEASE), &options.pod);
+        if !renewal.check.is_zero() {
+            let renew = move |secret: &CaSecret| rotation::renewed(&renewal, secret);
+            tokio::spawn(kubernetes::renew_ca(cluster.clone(), leading.clone(), renewal.check, renew));
+        }
         if options.status {
             tokio::spawn(verdict::keep(cluster.clone(), loaded.clone(), leading.clone()));
         }

@@ -8,6 +8,7 @@ mod admission;
 mod authenticate;
 mod cluster;
 mod debug;
+mod folder;
 mod generator;
 mod jwks;
 mod rotation;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use citadel::Renewal;
 use clap::Parser;
 
 use scopes::Scopes;
@@ -68,6 +70,42 @@ struct Arguments {
     /// Life of a workload certificate, in seconds, when nothing else is asked for.
     #[arg(long, default_value_t = 24 * 3600)]
     cert_seconds: u64,
+    #[command(flatten)]
+    root: RootArguments,
+}
+
+/// The mesh's own root, where nobody has plugged in another.
+#[derive(Debug, clap::Args)]
+struct RootArguments {
+    /// How long new roots of the mesh are spread, in seconds, before anything is signed below them: the kubelet needs a
+    /// minute or two to bring them into pods.
+    #[arg(long, env = "ROOT_SPREAD_SECONDS", default_value_t = 300)]
+    root_spread_seconds: u64,
+    /// How often is looked whether the self-signed root must be renewed; 0s never.
+    #[arg(long, env = "CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL", default_value = "1h", value_parser = duration)]
+    root_check_interval: Duration,
+    /// The last part of the self-signed root's life, in per cent, in which it is renewed.
+    #[arg(long, env = "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE", default_value_t = 20,
+          value_parser = clap::value_parser!(u8).range(0..=100))]
+    root_grace_percent: u8,
+    /// Life of a self-signed root.
+    #[arg(long, env = "CITADEL_SELF_SIGNED_CA_CERT_TTL", default_value = "87600h", value_parser = duration)]
+    root_life: Duration,
+}
+
+impl RootArguments {
+    fn spread(&self) -> Duration {
+        Duration::from_secs(self.root_spread_seconds)
+    }
+
+    fn renewal(&self) -> Renewal {
+        let Self { root_check_interval: check, root_grace_percent: grace_percent, root_life: life, .. } = *self;
+        Renewal { check, grace_percent, life }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    istio_api::duration::parse(text).ok_or_else(|| "not a duration; write it like 90m or 1h30m".to_owned())
 }
 
 #[derive(Debug, clap::Args)]
@@ -93,10 +131,6 @@ struct ClusterArguments {
     /// Image of sidecars.
     #[arg(long, env = "PROXY_IMAGE", default_value = "meltemi:latest")]
     proxy_image: String,
-    /// How long new roots of the mesh are spread, in seconds, before anything is signed below them: the kubelet needs a
-    /// minute or two to bring them into pods.
-    #[arg(long, env = "ROOT_SPREAD_SECONDS", default_value_t = 300)]
-    root_spread_seconds: u64,
     /// Whether statuses are written: what is in force, and what analyzers find (Istio's PILOT_ENABLE_STATUS).
     #[arg(long, env = "PILOT_ENABLE_STATUS", default_value_t = true, action = clap::ArgAction::Set)]
     status: bool,
@@ -106,7 +140,7 @@ struct ClusterArguments {
 }
 
 impl ClusterArguments {
-    fn options(self, webhook: SocketAddr) -> ClusterOptions {
+    fn options(self, root_spread: Duration, webhook: SocketAddr) -> ClusterOptions {
         ClusterOptions {
             kubeconfig: self.kubeconfig,
             context: self.context,
@@ -117,7 +151,7 @@ impl ClusterArguments {
             proxy_image: self.proxy_image,
             discovery: self.discovery_address,
             status: self.status,
-            root_spread: Duration::from_secs(self.root_spread_seconds),
+            root_spread,
             webhook,
         }
     }
@@ -141,13 +175,15 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>, filter: &str, set: Set
             overlay: arguments.overlay,
             namespace: arguments.namespace,
             ca,
+            root_spread: arguments.root.spread(),
         },
-        None => SourceOptions::Cluster(Box::new(arguments.cluster.options(at(15017)))),
+        None => SourceOptions::Cluster(Box::new(arguments.cluster.options(arguments.root.spread(), at(15017)))),
     };
     let options = IstiodOptions {
         source,
         trust_domain: arguments.trust_domain,
         certificate_life: Duration::from_secs(arguments.cert_seconds),
+        root_renewal: arguments.root.renewal(),
         plain: at(15010),
         secure: at(15012),
         monitoring: at(15014),

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use citadel::{Authority, AuthorityError, contains, union};
+use citadel::{Authority, AuthorityError, Renewal, contains, union};
 use kubernetes::CaSecret;
+use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -21,6 +22,21 @@ pub(crate) fn read(secret: &CaSecret) -> Result<Authority, AuthorityError> {
         }
     }
     Authority::from_pem(file("ca-cert.pem"), file("ca-key.pem"), file("root-cert.pem"), file("cert-chain.pem"))
+}
+
+/// The certificate that takes the place of a self-signed root whose end is near.
+pub(crate) fn renewed(renewal: &Renewal, secret: &CaSecret) -> Option<String> {
+    match renewal.renewed(secret.file("ca-cert.pem"), secret.file("ca-key.pem"), OffsetDateTime::now_utc()) {
+        Ok(Some(cert)) => {
+            tracing::info!("the self-signed root nears its end: it is renewed with the same key");
+            Some(cert)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::error!(%error, "the root cannot be renewed");
+            None
+        }
+    }
 }
 
 /// What follows the authority's Secret.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use citadel::{Authority, AuthorityError, CsrService, Limits, PeerCertificate, Tokens};
+use citadel::{Authority, AuthorityError, CsrService, Limits, PeerCertificate, Renewal, Tokens};
 use envoy_api::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use envoy_api::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use mtls::{CertSlot, RootSlot, ServerTls, SpiffeId};
@@ -22,6 +22,7 @@ use crate::admission::Admission;
 use crate::authenticate::Authenticate;
 use crate::cluster::{self, Attached, ClusterOptions};
 use crate::debug;
+use crate::folder::{self, Folder};
 use crate::generator::{Secure, Translator};
 use crate::{jwks, tls};
 
@@ -46,6 +47,8 @@ pub enum SourceOptions {
         namespace: String,
         /// Folder of the certificate authority.
         ca: PathBuf,
+        /// How long a renewed root is spread before it signs.
+        root_spread: Duration,
     },
     /// In a cluster.
     Cluster(Box<ClusterOptions>),
@@ -60,6 +63,8 @@ pub struct IstiodOptions {
     pub trust_domain: String,
     /// Life of a workload certificate when nothing else is asked for.
     pub certificate_life: Duration,
+    /// When the self-signed root is renewed.
+    pub root_renewal: Renewal,
     /// xDS without TLS (15010).
     pub plain: SocketAddr,
     /// xDS and certificates over TLS (15012).
@@ -169,8 +174,18 @@ impl Istiod {
         roots.set_pem(&self.authority.root_pem())?;
         let admission = self.attached.as_ref().map(|a| a.admission(&loaded));
         let name = self.attached.as_ref().map_or(LOCAL, Attached::name).to_owned();
-        if let (Some(attached), Some(admission)) = (self.attached, &admission) {
-            let given = attached.serve(&self.authority, &serving, admission.clone(), self.options.certificate_life)?;
+        let (life, renewal) = (self.options.certificate_life, self.options.root_renewal);
+        let given = match (self.attached, &admission, &self.options.source) {
+            (Some(attached), Some(admission), _) => {
+                Some(attached.serve(&self.authority, &serving, admission.clone(), life, renewal)?)
+            }
+            (_, _, SourceOptions::Directory { ca, root_spread, .. }) if !renewal.check.is_zero() => {
+                let (authority, signs, spread) = (self.authority.clone(), serving.renew.clone(), *root_spread);
+                Some(folder::keep(ca.clone(), Folder { authority, signs, spread, life, renewal }))
+            }
+            _ => None,
+        };
+        if let Some(given) = given {
             tokio::spawn(follow_roots(roots.clone(), given));
         }
         let translator = Translator {
@@ -223,6 +238,7 @@ async fn follow(ads: AdsServer<Translator>, mut loaded: watch::Receiver<Loaded>)
         rules.send_replace(snapshot.clone());
         let sets = keys.borrow_and_update().clone();
         *ads.generator().snapshot.write() = snapshot.with_key_sets(sets);
+        pilot::forget_unused();
         ads.notify();
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use citadel::Authority;
+use citadel::{Authority, Renewal};
 use istiod::{ClusterOptions, Istiod, IstiodOptions, SourceOptions};
 use kubernetes::{CRDS, Cluster, Place};
 use mtls::{CertSlot, ClientTls, RootSlot, SanMatch, SpiffeId};
@@ -52,7 +52,7 @@ async fn prepared(cluster: &Cluster) {
 }
 
 /// Starts it; where it serves xDS over TLS.
-async fn start(server: &ApiServer) -> SocketAddr {
+async fn start(server: &ApiServer, renewal: Renewal) -> SocketAddr {
     let at = || SocketAddr::from(([127, 0, 0, 1], free_port()));
     let secure = at();
     let cluster = ClusterOptions {
@@ -72,6 +72,7 @@ async fn start(server: &ApiServer) -> SocketAddr {
         source: SourceOptions::Cluster(Box::new(cluster)),
         trust_domain: "cluster.local".to_owned(),
         certificate_life: DAY,
+        root_renewal: renewal,
         plain: at(),
         secure,
         monitoring: at(),
@@ -110,7 +111,7 @@ async fn statuses_say_what_is_in_force_and_what_is_wrong() {
     let Some(server) = ApiServer::start().await else { return };
     let cluster = server.connect().await;
     prepared(&cluster).await;
-    start(&server).await;
+    start(&server, Renewal::default()).await;
 
     let routes = list("networking.istio.io/v1", "virtualservices");
     let object = json!({
@@ -149,7 +150,7 @@ async fn an_authority_is_replaced_while_both_roots_are_trusted() {
     let Some(server) = ApiServer::start().await else { return };
     let cluster = server.connect().await;
     prepared(&cluster).await;
-    let at = start(&server).await;
+    let at = start(&server, Renewal::default()).await;
 
     let secrets = Place::list("v1", "secrets", Some("istio-system"));
     let secret = cluster.read(&secrets.object("istio-ca-secret")).await.unwrap().unwrap();

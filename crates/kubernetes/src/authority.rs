@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::cache::data;
 use crate::cluster::{Cluster, ClusterError, Place};
 use crate::kind::Kind;
+use crate::lease::Leading;
 use crate::roots;
 
 /// A plugged-in authority.
@@ -134,6 +135,45 @@ pub fn follow_ca(cluster: Cluster, first: CaSecret) -> watch::Receiver<CaSecret>
         }
     });
     receiver
+}
+
+/// Looks at our own authority's Secret now and every `check`, while `leading`: `renew` makes the self-signed certificate
+/// that takes the place of the one there, over the same key, when it is time. One that people plugged in is theirs.
+pub async fn renew_ca(
+    cluster: Cluster,
+    mut leading: Leading,
+    check: Duration,
+    renew: impl Fn(&CaSecret) -> Option<String>,
+) {
+    loop {
+        if leading.wait_for(|leads| *leads).await.is_err() {
+            return;
+        }
+        let pause = match renew_once(&cluster, &renew).await {
+            Ok(()) => check,
+            // Whoever was faster has done it.
+            Err(error) if error.is_conflict() => check,
+            Err(error) => {
+                tracing::warn!(%error, "the root was not looked at; it is tried again");
+                check.min(PAUSE * 10)
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn renew_once(cluster: &Cluster, renew: &impl Fn(&CaSecret) -> Option<String>) -> Result<(), ClusterError> {
+    let place = |name: &str| secrets(cluster).object(name);
+    if cluster.read(&place(PLUGGED)).await?.is_some() {
+        return Ok(());
+    }
+    let Some(mut secret) = cluster.read(&place(OWN)).await? else { return Ok(()) };
+    let Some(cert) = renew(&CaSecret::read(&secret)) else { return Ok(()) };
+    for name in ["ca-cert.pem", "root-cert.pem"] {
+        secret["data"][name] = STANDARD.encode(&cert).into();
+    }
+    // With the version that was read: of two at once, one wins.
+    cluster.replace(&place(OWN), &secret).await.map(drop)
 }
 
 /// The roots that were last given to the workloads of the control plane's own namespace (PEM), if any were.

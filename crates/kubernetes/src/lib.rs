@@ -16,7 +16,7 @@ mod slim;
 mod token;
 mod watch;
 
-pub use authority::{CaSecret, ca_secret, follow_ca, given_roots};
+pub use authority::{CaSecret, ca_secret, follow_ca, given_roots, renew_ca};
 pub use bundle::keep_bundles;
 pub use cluster::{Cluster, ClusterError, Place};
 pub use kind::{CRDS, Kind};

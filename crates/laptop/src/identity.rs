@@ -13,6 +13,12 @@ pub trait Issuer: Send + Sync {
     /// A sentence that says why there is none.
     fn credentials(&self, namespace: &str, service_account: &str) -> Result<(String, String), String>;
 
+    /// The roots of the mesh as PEM; they may change.
+    ///
+    /// # Errors
+    /// A sentence that says why they are not known.
+    fn roots(&self) -> Result<String, String>;
+
     /// The mesh's trust domain.
     fn trust_domain(&self) -> &str;
 
@@ -34,6 +40,10 @@ impl Identity {
         self.0.credentials(namespace, service_account)
     }
 
+    pub(crate) fn roots(&self) -> Result<String, String> {
+        self.0.roots()
+    }
+
     pub(crate) fn trust_domain(&self) -> &str {
         self.0.trust_domain()
     }
@@ -50,6 +60,10 @@ pub struct NoIssuer;
 impl Issuer for NoIssuer {
     fn credentials(&self, _: &str, _: &str) -> Result<(String, String), String> {
         Ok((String::new(), String::new()))
+    }
+
+    fn roots(&self) -> Result<String, String> {
+        Ok(String::new())
     }
 
     fn trust_domain(&self) -> &'static str {

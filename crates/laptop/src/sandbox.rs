@@ -155,8 +155,16 @@ fn write_files(inside: &Inside<'_>) -> io::Result<()> {
         // Written by the sidecar, which is not root.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
     }
-    write_atomic(&secrets.join("istio/root-cert.pem"), root.as_bytes())?;
+    write_roots(folder, root)?;
     write_token(folder, token)
+}
+
+/// Gives the pod the roots of the mesh; also in place of former ones.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_roots(folder: &Path, roots: &str) -> io::Result<()> {
+    write_atomic(&folder.join("secrets/istio/root-cert.pem"), roots.as_bytes())
 }
 
 /// Gives the pod a token; also in place of an older one.

@@ -9,6 +9,7 @@
 mod access_log;
 mod authz;
 mod clusters;
+mod converted;
 mod endpoints;
 mod http;
 mod jwt;
@@ -26,6 +27,7 @@ mod tls;
 mod unsupported;
 
 pub use clusters::clusters;
+pub use converted::forget_unused;
 pub use endpoints::endpoints;
 pub use listeners::listeners;
 pub use name_table::name_table;

@@ -2,7 +2,8 @@
 
 use envoy_api::Any;
 use serde_json::Value;
-use xxhash_rust::xxh64::xxh64;
+
+use crate::converted;
 
 /// A resource as it goes on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +23,16 @@ impl Resource {
     /// A resource that does not fit Envoy's schema is a bug of this crate; it is left out and reported, so that the
     /// rest of the configuration still reaches the proxy.
     pub(crate) fn from_json(name: &str, json: Value) -> Option<Self> {
-        let version = format!("{:016x}", xxh64(json.to_string().as_bytes(), 0));
+        let key = converted::key(&json.to_string());
+        let version = format!("{:016x}", key.0);
+        if let Some(body) = converted::find(key) {
+            return Some(Self { name: name.to_owned(), body, version });
+        }
         match envoy_api::any_from_json(json) {
-            Ok(body) => Some(Self { name: name.to_owned(), body, version }),
+            Ok(body) => {
+                converted::keep(key, &body);
+                Some(Self { name: name.to_owned(), body, version })
+            }
             Err(why) => {
                 tracing::error!(resource = name, %why, "a generated resource does not fit Envoy's schema; please report this");
                 None

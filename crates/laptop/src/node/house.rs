@@ -1,4 +1,4 @@
-//! What has to be done now and then: logs kept short, tokens kept fresh.
+//! What has to be done now and then: logs kept short, tokens kept fresh, roots brought to pods.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,9 +11,10 @@ const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// A log that is longer is cut.
 const MAX_LOG: u64 = 32 << 20;
 impl Node {
-    /// Keeps logs short and tokens fresh.
+    /// Keeps logs short, tokens fresh, and the mesh's roots in pods as they are.
     pub(super) async fn keep_house(self: Rc<Self>) {
         let mut renewed = Instant::now();
+        let mut roots = self.identity.roots();
         loop {
             tokio::time::sleep(TRIM_EVERY).await;
             trim(&self.state.path().join("logs"), 0);
@@ -22,8 +23,25 @@ impl Node {
                 renewed = Instant::now();
                 self.renew_tokens();
             }
+            let now = self.identity.roots();
+            if let Ok(now) = &now
+                && roots.as_ref() != Ok(now)
+            {
+                self.spread_roots(now);
+            }
+            roots = now.or(roots);
             if let Err(error) = self.inner.borrow().service_addresses.save(&self.state.vips()) {
                 eprintln!("cannot remember cluster IPs: {error}");
+            }
+        }
+    }
+
+    fn spread_roots(&self, roots: &str) {
+        let pods: Vec<_> = self.inner.borrow().pods.values().cloned().collect();
+        for pod in pods {
+            let folder = self.state.pod(&pod.namespace, &pod.name);
+            if let Err(reason) = sandbox::write_roots(&folder, roots) {
+                self.trouble(format!("cannot bring the roots to {}/{}: {reason}", pod.namespace, pod.name));
             }
         }
     }
