@@ -65,6 +65,8 @@ fn own_rules(values: &Values) -> Vec<Value> {
         json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [values.of_revision("istio")],
             "verbs": look}),
         json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["cacerts", "istio-ca-secret"], "verbs": look}),
+        // Its self-signed root is renewed in time.
+        json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["istio-ca-secret"], "verbs": ["update"]}),
         // Names cannot be asked for when something is made.
         json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}),
         json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]}),

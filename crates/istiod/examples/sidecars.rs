@@ -115,7 +115,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             set("/spec/http/0/timeout", json!("3s")),
         ),
         ("metadata alone: a pod", at("v1", "pods", "svc-9-0"), set("/metadata/annotations", json!({"note": "one"}))),
-        ("metadata alone: a label nothing selects", at("v1", "pods", "svc-9-1"), set("/metadata/labels/note", json!("one"))),
+        (
+            "metadata alone: a label nothing selects",
+            at("v1", "pods", "svc-9-1"),
+            set("/metadata/labels/note", json!("one")),
+        ),
         ("metadata alone: a status", at("v1", "pods", "svc-9-2/status"), set("/status/message", json!("fine"))),
         (
             "metadata alone: a VirtualService",

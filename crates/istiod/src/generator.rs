@@ -7,12 +7,13 @@ use envoy_api::Any;
 use envoy_api::envoy::config::core::v3::Node;
 use mesh::Snapshot;
 use parking_lot::RwLock;
-use pilot::Proxy;
+use pilot::{Outlook, Proxy};
 use tonic::Status;
 use xds::{Generator, Resource, Wanted, types};
 
 use crate::debug;
 use crate::server::State;
+use crate::translated::Translated;
 
 /// Marks a request that came over TLS; only those must prove who they are, as with Istio's two ports.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Translator {
     pub(crate) trust_domain: String,
     /// What tools ask about.
     pub(crate) state: OnceLock<Weak<State>>,
+    /// What was translated before.
+    pub(crate) translated: Translated,
 }
 
 impl Generator for Translator {
@@ -69,18 +72,28 @@ impl Generator for Translator {
 
     fn generate(&self, proxy: &Proxy, kind: &str, wanted: &Wanted) -> Vec<Resource> {
         let snapshot = self.snapshot.read().clone();
-        let names = match wanted {
-            Wanted::Names(names) => names.as_slice(),
-            Wanted::All => &[],
-        };
-        let made = match kind {
-            types::CLUSTER => pilot::clusters(&snapshot, proxy),
-            types::ENDPOINT => pilot::endpoints(&snapshot, proxy, names),
-            types::LISTENER => pilot::listeners(&snapshot, proxy),
-            types::ROUTE => pilot::routes(&snapshot, proxy, names),
-            types::NAME_TABLE => pilot::name_table(&snapshot, proxy),
-            _ => Vec::new(),
-        };
-        made.into_iter().map(|r| Resource { name: r.name, version: r.version, body: r.body }).collect()
+        match kind {
+            types::CLUSTER | types::ENDPOINT | types::ROUTE => {
+                let question = (kind.to_owned(), wanted.clone(), Outlook::of(&snapshot, proxy));
+                self.translated.answer(&snapshot, question, || translate(&snapshot, proxy, kind, wanted))
+            }
+            _ => translate(&snapshot, proxy, kind, wanted),
+        }
     }
+}
+
+fn translate(snapshot: &Snapshot, proxy: &Proxy, kind: &str, wanted: &Wanted) -> Vec<Resource> {
+    let names = match wanted {
+        Wanted::Names(names) => names.as_slice(),
+        Wanted::All => &[],
+    };
+    let made = match kind {
+        types::CLUSTER => pilot::clusters(snapshot, proxy),
+        types::ENDPOINT => pilot::endpoints(snapshot, proxy, names),
+        types::LISTENER => pilot::listeners(snapshot, proxy),
+        types::ROUTE => pilot::routes(snapshot, proxy, names),
+        types::NAME_TABLE => pilot::name_table(snapshot, proxy),
+        _ => Vec::new(),
+    };
+    made.into_iter().map(|r| Resource { name: r.name, version: r.version, body: r.body }).collect()
 }

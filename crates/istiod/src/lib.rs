@@ -15,6 +15,7 @@ mod rotation;
 mod scopes;
 mod server;
 mod tls;
+mod translated;
 mod verdict;
 
 pub use cluster::ClusterOptions;

@@ -24,6 +24,7 @@ use crate::cluster::{self, Attached, ClusterOptions};
 use crate::debug;
 use crate::folder::{self, Folder};
 use crate::generator::{Secure, Translator};
+use crate::translated::Translated;
 use crate::{jwks, tls};
 
 /// Life of istiod's own certificate; renewed at half of it.
@@ -193,6 +194,7 @@ impl Istiod {
             tokens: self.tokens.clone(),
             trust_domain: self.options.trust_domain.clone(),
             state: OnceLock::new(),
+            translated: Translated::default(),
         };
         let ads = AdsServer::new(translator);
         let limits = Limits { default: self.options.certificate_life, max: MAX_LIFE };
@@ -238,6 +240,7 @@ async fn follow(ads: AdsServer<Translator>, mut loaded: watch::Receiver<Loaded>)
         rules.send_replace(snapshot.clone());
         let sets = keys.borrow_and_update().clone();
         *ads.generator().snapshot.write() = snapshot.with_key_sets(sets);
+        ads.generator().translated.forget();
         pilot::forget_unused();
         ads.notify();
     }

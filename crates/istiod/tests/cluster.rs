@@ -183,3 +183,39 @@ async fn an_authority_is_replaced_while_both_roots_are_trusted() {
     // The new authority signs, and who was signed for by the old one is still met.
     until("the new authority", async || meets(at, &second, &ours).await).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_self_signed_root_is_renewed_in_its_secret_and_both_are_given() {
+    let Some(server) = ApiServer::start().await else { return };
+    let cluster = server.connect().await;
+    prepared(&cluster).await;
+    let (first, key) = Authority::new_root("cluster.local").unwrap();
+    let encode = |text: &str| STANDARD.encode(text);
+    let own = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "istio-ca-secret", "namespace": "istio-system"},
+        "data": {"ca-cert.pem": encode(&first), "ca-key.pem": encode(&key), "root-cert.pem": encode(&first)}});
+    let secrets = Place::list("v1", "secrets", Some("istio-system"));
+    cluster.create(&secrets, &own).await.unwrap();
+    // All of its life is the last part of it: it is due at once, and not again while the test runs.
+    let at = start(&server, Renewal { grace_percent: 100, ..Renewal::default() }).await;
+
+    let file = async |name: &str| {
+        let secret = cluster.read(&secrets.object("istio-ca-secret")).await.unwrap().unwrap();
+        String::from_utf8(STANDARD.decode(secret["data"][name].as_str().unwrap()).unwrap()).unwrap()
+    };
+    until("another root", async || file("ca-cert.pem").await != first).await;
+    let second = file("ca-cert.pem").await;
+    assert_eq!((file("root-cert.pem").await, file("ca-key.pem").await), (second.clone(), key.clone()));
+    let map = list("v1", "configmaps").object("istio-ca-root-cert");
+    until("both roots", async || {
+        let map = cluster.read(&map).await.unwrap().unwrap_or_default();
+        let given = map["data"]["root-cert.pem"].as_str().unwrap_or_default();
+        citadel::contains(given, &first) && citadel::contains(given, &second)
+    })
+    .await;
+    // Who has a certificate of before, and whoever trusts either root, goes on.
+    let old = Authority::from_pem(&first, &key, "", "").unwrap();
+    let issued = old.issue(&SpiffeId::new("cluster.local", "prod", "pay"), &[], DAY).unwrap();
+    let ours = Arc::new(CertSlot::default());
+    ours.set(&issued.chain, &issued.key).unwrap();
+    assert!(meets(at, &first, &ours).await && meets(at, &second, &ours).await);
+}

@@ -156,6 +156,11 @@ impl Snapshot {
         self.1.get(uri).map(|text| &**text)
     }
 
+    /// Whether both are the very same snapshot, not only equal ones.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) && Arc::ptr_eq(&self.1, &other.1)
+    }
+
     /// The mesh configuration.
     pub fn mesh_config(&self) -> &MeshConfig {
         &self.0.mesh

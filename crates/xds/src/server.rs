@@ -33,7 +33,7 @@ pub struct Resource {
 }
 
 /// What a stream wants of a type.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wanted {
     /// Everything.
     All,

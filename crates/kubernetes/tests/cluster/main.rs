@@ -121,6 +121,9 @@ async fn what_is_known_survives_the_server() {
     loaded.mark_unchanged();
     let annotate = json!([{"op": "add", "path": "/metadata/annotations", "value": {"note": "hello"}}]);
     cluster.patch(&list("v1", "pods").object("pay-1"), &annotate).await.unwrap();
+    cluster.patch(&object, &annotate).await.unwrap();
+    let message = json!([{"op": "add", "path": "/status/message", "value": "fine"}]);
+    cluster.patch(&list("v1", "pods").object("pay-2/status"), &message).await.unwrap();
     let meshed = json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "istio", "namespace": "istio-system"}, "data": {"mesh": "trustDomain: shop.example"}});
     cluster.create(&Place::list("v1", "configmaps", Some("istio-system")), &meshed).await.unwrap();
@@ -132,7 +135,7 @@ async fn what_is_known_survives_the_server() {
             break;
         }
     }
-    assert_eq!(changes, 1, "the annotation made none");
+    assert_eq!(changes, 1, "annotations, a status and the versions that they bump made none");
 
     // The server dies, its history is forgotten, it comes back: nothing was lost at any time.
     let mut seen = loaded.clone();
