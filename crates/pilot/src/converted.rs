@@ -4,16 +4,20 @@
 //! Conversion is pure, so that what is remembered here is seen in nothing but time; equal resources share their bytes.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
 
 use envoy_api::Any;
 use parking_lot::Mutex;
-use xxhash_rust::xxh64::xxh64;
 
 /// Fewer are never forgotten.
 const FEW: usize = 1000;
 
-/// Two hashes of the proto-JSON: by accident they are equal for no two texts.
+/// Two hashes of the proto-JSON under keys that only this process knows: they are equal for no two texts, neither by
+/// accident nor because somebody who may write resources looked for two such texts.
 type Key = (u64, u64);
+
+static SECRETS: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
 
 /// Messages by their proto-JSON, in two generations.
 #[derive(Default)]
@@ -24,9 +28,9 @@ struct Converted {
 
 static CONVERTED: Mutex<Option<Converted>> = Mutex::new(None);
 
-/// The key of a text, and its first half alone, which tells versions apart.
+/// The key of a text.
 pub(crate) fn key(text: &str) -> Key {
-    (xxh64(text.as_bytes(), 0), xxh64(text.as_bytes(), 1))
+    (SECRETS.0.hash_one(text), SECRETS.1.hash_one(text))
 }
 
 /// What a text was converted to before.

@@ -2,6 +2,7 @@
 
 use envoy_api::Any;
 use serde_json::Value;
+use xxhash_rust::xxh64::xxh64;
 
 use crate::converted;
 
@@ -23,8 +24,9 @@ impl Resource {
     /// A resource that does not fit Envoy's schema is a bug of this crate; it is left out and reported, so that the
     /// rest of the configuration still reaches the proxy.
     pub(crate) fn from_json(name: &str, json: Value) -> Option<Self> {
-        let key = converted::key(&json.to_string());
-        let version = format!("{:016x}", key.0);
+        let text = json.to_string();
+        let key = converted::key(&text);
+        let version = format!("{:016x}", xxh64(text.as_bytes(), 0));
         if let Some(body) = converted::find(key) {
             return Some(Self { name: name.to_owned(), body, version });
         }
