@@ -3,7 +3,7 @@
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
-use crate::shop::Shop;
+use crate::shop::{PATIENCE, Shop};
 
 const ISSUER: &str = "https://issuer.example";
 /// The page /open needs none; the rest needs a token of the group "buyers".
@@ -57,6 +57,8 @@ fn requests_need_a_token_that_holds_and_says_enough() {
     shop.write("tokens.yaml", RULES);
     let status = |headers: &[String]| call(&shop, "/pay", headers).0;
     shop.until("the rules to be in force", || status(&[]).contains("403"));
+    // In one pod; the others have them when they have acknowledged them.
+    shop.mesh.wait_synced(PATIENCE).unwrap();
 
     let far = 4_000_000_000;
     let bearer = |secret: &[u8], claims: &Value| vec![format!("authorization: Bearer {}", token(secret, claims))];
