@@ -165,20 +165,16 @@ pub(crate) async fn serve(
 }
 
 /// Answers the requests of a connection, each under the configuration in force.
-fn service(
+fn service<A, F>(
     connection: &Rc<Connection>,
-) -> impl hyper::service::Service<Request<Incoming>, Response = Response<ReplyBody>, Error = NoAnswer> + use<> {
+    answer: A,
+) -> impl hyper::service::Service<Request<Incoming>, Response = Response<ReplyBody>, Error = NoAnswer> + use<A, F>
+where
+    A: Fn(Rc<Connection>, Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<ReplyBody>, NoAnswer>>,
+{
     let connection = connection.clone();
     service_fn(move |request: Request<Incoming>| answer(connection.clone(), request))
-}
-
-/// The same for HTTP/2, where each answer becomes a task: what is being answered is some 15 KB, and a task moves what it
-/// runs nine times. HTTP/1 keeps it in one place for the whole connection.
-fn service_of_streams(
-    connection: &Rc<Connection>,
-) -> impl hyper::service::Service<Request<Incoming>, Response = Response<ReplyBody>, Error = NoAnswer> + use<> {
-    let connection = connection.clone();
-    service_fn(move |request: Request<Incoming>| Box::pin(answer(connection.clone(), request)))
 }
 
 /// Answers a request, or closes without an answer what must not get one.
@@ -209,7 +205,7 @@ async fn serve_http1(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
         .max_buf_size(manager.max_head.max(8192))
         .preserve_header_case(manager.preserve_case)
         .half_close(true);
-    let serving = builder.serve_connection(io, service(connection)).with_upgrades();
+    let serving = builder.serve_connection(io, service(connection, answer)).with_upgrades();
     tokio::pin!(serving);
     let result = tokio::select! {
         result = &mut serving => result,
@@ -241,7 +237,10 @@ async fn serve_http2(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
     if let Some(keepalive) = options.keepalive {
         builder.keep_alive_interval(keepalive.draw()).keep_alive_timeout(keepalive.timeout);
     }
-    let serving = builder.serve_connection(io, service_of_streams(connection));
+    // Each answer becomes a task: what is being answered is some 15 KB, and a task moves what it runs nine times. HTTP/1
+    // keeps it in one place for the whole connection.
+    let boxed = |connection, request| Box::pin(answer(connection, request));
+    let serving = builder.serve_connection(io, service(connection, boxed));
     tokio::pin!(serving);
     tokio::select! {
         _ = &mut serving => {}

@@ -8,16 +8,20 @@ use envoy_api::envoy::config::core::v3::{ControlPlane, Node};
 use envoy_api::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as WireResource,
 };
+use envoy_api::google::rpc::Status as RpcStatus;
 use envoy_api::{Any, google::protobuf::value::Kind};
 use tonic::{Request, Status};
 
 use crate::server::{AdsServer, Generator, Resource};
 use crate::status::ConnectionStatus;
-use crate::subscription::Subscription;
+use crate::subscription::{Difference, Subscription};
 use crate::types;
 
 /// Types for which a first request without names means everything.
 const WILDCARD: [&str; 3] = [types::CLUSTER, types::LISTENER, types::NAME_TABLE];
+
+/// A page of the server itself: the answer's nonce, and bodies by name.
+type Page = (String, Vec<(String, Any)>);
 
 /// One stream, delta or state of the world.
 pub(crate) struct Session<G: Generator> {
@@ -110,40 +114,78 @@ impl<G: Generator> Session<G> {
         (!identifier.is_empty()).then_some(ControlPlane { identifier })
     }
 
-    /// What a tool asks; it is no proxy, and is not listed as one.
-    fn debug(&self, type_url: &str, names: &[String]) -> Result<Vec<(String, Any)>, Status> {
-        self.server.0.generator.debug(&self.metadata, &self.extensions, type_url, names)
+    /// What a tool asks, with the nonce of the answer; nothing for its acknowledgement. It is no proxy, and is not listed
+    /// as one.
+    fn debug(&mut self, type_url: &str, acknowledged: &str, names: &[String]) -> Result<Option<Page>, Status> {
+        if !acknowledged.is_empty() {
+            return Ok(None);
+        }
+        let made = self.server.0.generator.debug(&self.metadata, &self.extensions, type_url, names)?;
+        Ok(Some((self.next_nonce(), made)))
+    }
+
+    /// Notes a request; whether it is the first of its type, and whether a change waited for its acknowledgement.
+    fn received(
+        &mut self,
+        kind: &str,
+        nonce: &str,
+        error: Option<RpcStatus>,
+        open: impl FnOnce() -> Subscription,
+    ) -> (bool, bool) {
+        let error = error.map(|e| e.message);
+        self.note_error(kind, error.as_ref());
+        let fresh = !self.subscriptions.contains_key(kind);
+        let subscription = self.subscriptions.entry(kind.to_owned()).or_insert_with(open);
+        (fresh, subscription.acknowledge(nonce, error))
+    }
+
+    /// What must go out of one type now: its nonce and what has changed, with `kept` of all there is; noted as sent.
+    fn due<T>(
+        &mut self,
+        kind: &str,
+        asked: bool,
+        kept: impl FnOnce(&[Resource]) -> T,
+    ) -> Option<(String, Difference, T)> {
+        if !self.subscriptions.get_mut(kind)?.may_send() && !asked {
+            return None;
+        }
+        let resources = self.resources(kind)?;
+        let kept = kept(&resources);
+        let difference = self.subscriptions.get_mut(kind)?.difference(resources);
+        self.warm_endpoints(kind, &difference.changed);
+        if !asked && difference.changed.is_empty() && difference.removed.is_empty() {
+            return None;
+        }
+        let nonce = self.next_nonce();
+        self.subscriptions.get_mut(kind)?.sent(nonce.clone());
+        self.publish(kind);
+        self.counted(kind);
+        Some((nonce, difference, kept))
     }
 
     /// Answers of one delta request.
     pub(crate) fn delta(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<DeltaDiscoveryResponse>, Status> {
         if types::is_debug(&request.type_url) {
-            if !request.response_nonce.is_empty() {
-                return Ok(Vec::new());
-            }
-            let made = self.debug(&request.type_url, &request.resource_names_subscribe)?;
-            let nonce = self.next_nonce();
+            let page = self.debug(&request.type_url, &request.response_nonce, &request.resource_names_subscribe)?;
             let wire = |(name, body)| WireResource { name, resource: Some(body), ..WireResource::default() };
-            return Ok(vec![DeltaDiscoveryResponse {
+            let answer = |(nonce, made): Page| DeltaDiscoveryResponse {
                 system_version_info: nonce.clone(),
                 resources: made.into_iter().map(wire).collect(),
                 type_url: request.type_url,
                 nonce,
                 control_plane: self.control_plane(),
                 ..DeltaDiscoveryResponse::default()
-            }]);
+            };
+            return Ok(page.map(answer).into_iter().collect());
         }
         self.admit(request.node.as_ref())?;
         let kind = types::bare(&request.type_url).to_owned();
-        let error = request.error_detail.map(|e| e.message);
-        self.note_error(&kind, error.as_ref());
-        let fresh = !self.subscriptions.contains_key(&kind);
-        let subscription = self.subscriptions.entry(kind.clone()).or_insert_with(|| {
-            let wildcard = WILDCARD.contains(&kind.as_str()) && request.resource_names_subscribe.is_empty();
-            Subscription::open(wildcard, request.initial_resource_versions)
+        let wildcard = WILDCARD.contains(&kind.as_str()) && request.resource_names_subscribe.is_empty();
+        let open = || Subscription::open(wildcard, request.initial_resource_versions);
+        let (fresh, waiting) = self.received(&kind, &request.response_nonce, request.error_detail, open);
+        let added = self.subscriptions.get_mut(&kind).is_some_and(|subscription| {
+            subscription.change(request.resource_names_subscribe, &request.resource_names_unsubscribe)
         });
-        let waiting = subscription.acknowledge(&request.response_nonce, error);
-        let added = subscription.change(request.resource_names_subscribe, &request.resource_names_unsubscribe);
         self.publish(&kind);
         let mut answers = Vec::new();
         if fresh || added || waiting {
@@ -157,19 +199,7 @@ impl<G: Generator> Session<G> {
 
     /// An answer of one type, when there is something to say (or something was asked).
     fn push(&mut self, kind: &str, asked: bool) -> Option<DeltaDiscoveryResponse> {
-        if !self.subscriptions.get_mut(kind)?.may_send() && !asked {
-            return None;
-        }
-        let resources = self.resources(kind)?;
-        let difference = self.subscriptions.get_mut(kind)?.difference(resources);
-        self.warm_endpoints(kind, &difference.changed);
-        if !asked && difference.changed.is_empty() && difference.removed.is_empty() {
-            return None;
-        }
-        let nonce = self.next_nonce();
-        self.subscriptions.get_mut(kind)?.sent(nonce.clone());
-        self.publish(kind);
-        self.counted(kind);
+        let (nonce, difference, ()) = self.due(kind, asked, |_| ())?;
         let wire = |r: Resource| WireResource {
             name: r.name,
             version: r.version,
@@ -190,29 +220,23 @@ impl<G: Generator> Session<G> {
     /// Answers of one state-of-the-world request.
     pub(crate) fn world(&mut self, request: DiscoveryRequest) -> Result<Vec<DiscoveryResponse>, Status> {
         if types::is_debug(&request.type_url) {
-            if !request.response_nonce.is_empty() {
-                return Ok(Vec::new());
-            }
-            let made = self.debug(&request.type_url, &request.resource_names)?;
-            let nonce = self.next_nonce();
-            return Ok(vec![DiscoveryResponse {
+            let page = self.debug(&request.type_url, &request.response_nonce, &request.resource_names)?;
+            let answer = |(nonce, made): Page| DiscoveryResponse {
                 version_info: nonce.clone(),
                 resources: made.into_iter().map(|(_, body)| body).collect(),
                 type_url: request.type_url,
                 nonce,
                 control_plane: self.control_plane(),
                 ..DiscoveryResponse::default()
-            }]);
+            };
+            return Ok(page.map(answer).into_iter().collect());
         }
         self.admit(request.node.as_ref())?;
         let kind = types::bare(&request.type_url).to_owned();
-        let error = request.error_detail.map(|e| e.message);
-        self.note_error(&kind, error.as_ref());
-        let fresh = !self.subscriptions.contains_key(&kind);
-        let subscription = self.subscriptions.entry(kind.clone()).or_insert_with(|| {
-            Subscription::open(WILDCARD.contains(&kind.as_str()) && request.resource_names.is_empty(), HashMap::new())
-        });
-        let waiting = subscription.acknowledge(&request.response_nonce, error);
+        let wildcard = WILDCARD.contains(&kind.as_str()) && request.resource_names.is_empty();
+        let open = || Subscription::open(wildcard, HashMap::new());
+        let (fresh, waiting) = self.received(&kind, &request.response_nonce, request.error_detail, open);
+        let Some(subscription) = self.subscriptions.get_mut(&kind) else { return Ok(Vec::new()) };
         let stale = !request.response_nonce.is_empty() && request.response_nonce != subscription.status.sent;
         if stale {
             return Ok(Vec::new());
@@ -231,22 +255,11 @@ impl<G: Generator> Session<G> {
 
     /// Everything of one type, when any of it has changed.
     fn push_world(&mut self, kind: &str, asked: bool) -> Option<DiscoveryResponse> {
-        if !self.subscriptions.get_mut(kind)?.may_send() && !asked {
-            return None;
-        }
-        let resources = self.resources(kind)?;
-        let difference = self.subscriptions.get_mut(kind)?.difference(resources.clone());
-        self.warm_endpoints(kind, &difference.changed);
-        if !asked && difference.changed.is_empty() && difference.removed.is_empty() {
-            return None;
-        }
-        let nonce = self.next_nonce();
-        self.subscriptions.get_mut(kind)?.sent(nonce.clone());
-        self.publish(kind);
-        self.counted(kind);
+        let bodies = |all: &[Resource]| all.iter().map(|r| r.body.clone()).collect();
+        let (nonce, _, resources) = self.due(kind, asked, bodies)?;
         Some(DiscoveryResponse {
             version_info: nonce.clone(),
-            resources: resources.into_iter().map(|r| r.body).collect(),
+            resources,
             type_url: types::url(kind),
             nonce,
             control_plane: self.control_plane(),

@@ -32,12 +32,17 @@ pub async fn next(body: &mut RecvStream) -> Option<Bytes> {
     Some(data)
 }
 
-async fn whole(body: &mut RecvStream) -> Vec<u8> {
+/// All data frames of a body.
+async fn frames(body: &mut RecvStream) -> Vec<Bytes> {
     let mut all = Vec::new();
     while let Some(data) = next(body).await {
-        all.extend_from_slice(&data);
+        all.push(data);
     }
     all
+}
+
+async fn whole(body: &mut RecvStream) -> Vec<u8> {
+    frames(body).await.concat()
 }
 
 type Server = h2::server::Connection<TcpStream, Bytes>;
@@ -166,15 +171,6 @@ async fn a_stream_takes_no_more_than_its_reader() {
     server.until("0\r\n\r\n").await;
     server.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     assert_eq!(response.await.expect("an answer").status(), StatusCode::OK);
-}
-
-/// All data frames of a body.
-async fn frames(body: &mut RecvStream) -> Vec<Bytes> {
-    let mut all = Vec::new();
-    while let Some(data) = next(body).await {
-        all.push(data);
-    }
-    all
 }
 
 /// Envoy ends a connection that brings it two empty frames in a row, with all its streams.
