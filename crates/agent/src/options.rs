@@ -143,6 +143,13 @@ impl AgentOptions {
         format!("sidecar~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local")
     }
 
+    /// The node's cluster, under which collectors of traces know this workload: the label `app` (without it the workload's
+    /// name) and the namespace, Istio's `APP_LABEL_AND_NAMESPACE`.
+    pub fn service_cluster(&self) -> String {
+        let app = self.labels.get("app").filter(|app| !app.is_empty()).unwrap_or(&self.workload);
+        format!("{app}.{}", self.namespace)
+    }
+
     /// The node's metadata, under Istio's names.
     pub fn metadata(&self) -> Value {
         let labels: Map<String, Value> = self.labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
@@ -207,5 +214,18 @@ impl AgentOptions {
             workers: 1,
             certificate_seconds: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collectors_know_a_workload_by_its_app() {
+        let mut options = AgentOptions { workload: "pay-v1".to_owned(), ..AgentOptions::sample() };
+        assert_eq!(options.service_cluster(), "pay.production");
+        options.labels.clear();
+        assert_eq!(options.service_cluster(), "pay-v1.production");
     }
 }

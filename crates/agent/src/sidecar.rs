@@ -155,7 +155,7 @@ fn bootstrap(options: &AgentOptions) -> Value {
     let ads = json!({"ads": {}, "resource_api_version": "V3"});
     json!({
         "node": {
-            "id": options.node_id(), "cluster": cluster(options), "metadata": options.metadata(),
+            "id": options.node_id(), "cluster": options.service_cluster(), "metadata": options.metadata(),
             "user_agent_name": USER_AGENT, "extensions": extensions,
         },
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}},
@@ -172,16 +172,12 @@ fn bootstrap(options: &AgentOptions) -> Value {
 /// What the proxy calls itself.
 const USER_AGENT: &str = "meltemi";
 
-fn cluster(options: &AgentOptions) -> String {
-    format!("{}.{}", options.workload, options.namespace)
-}
-
 fn node(options: &AgentOptions) -> Node {
     let metadata = envoy_api::struct_from_json(options.metadata());
     let extension = |name: &str| Extension { name: name.to_owned(), ..Extension::default() };
     Node {
         id: options.node_id(),
-        cluster: cluster(options),
+        cluster: options.service_cluster(),
         metadata,
         user_agent_name: USER_AGENT.to_owned(),
         extensions: EXTENSIONS.into_iter().map(extension).collect(),

@@ -14,6 +14,7 @@ use envoy_api::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use envoy_api::envoy::r#type::v3::Percent;
 use manager::http_connection_manager as proto;
 use spans::{Origin, Propagation, Sampling};
+use telemetry::Workload;
 use upstream::ClusterSlot;
 
 use crate::common::{duration, kind, unpack};
@@ -147,7 +148,9 @@ fn exporter(any: &Any, context: &Context) -> Result<(Exporter, Propagation)> {
     let local = context.telemetry.local();
     match kind(any) {
         "envoy.config.trace.v3.ZipkinConfig" => {
-            zipkin(&unpack(any)?, format!("{}.{}", local.app, local.namespace), context)
+            // Envoy sends the node's cluster, which for an injected pod is its label `app`, or else its workload's name.
+            let app = if *local.app == *Workload::unknown().app { &local.name } else { &local.app };
+            zipkin(&unpack(any)?, format!("{app}.{}", local.namespace), context)
         }
         "envoy.config.trace.v3.OpenTelemetryConfig" => {
             opentelemetry(&unpack(any)?, context).map(|exporter| (exporter, Propagation::W3c))

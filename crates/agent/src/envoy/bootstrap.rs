@@ -13,7 +13,7 @@ pub(super) fn json(options: &AgentOptions, sockets: &Sockets) -> Value {
     json!({
         "node": {
             "id": options.node_id(),
-            "cluster": format!("{}.{}", options.workload, options.namespace),
+            "cluster": options.service_cluster(),
             "metadata": options.metadata()
         },
         "admin": {"address": address("127.0.0.1", 15000)},

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use laptop::MeshOptions;
 
+use crate::shop::Shop;
+
 /// Tests, and parts of tests, that ask for what only our own sidecar does, and why.
 const OURS_ONLY: &[(&str, &str)] = &[
     (
@@ -50,4 +52,18 @@ pub fn passes_over(test: &str) -> bool {
         eprintln!("{test} is passed over with a stock Envoy: {why}");
     }
     all_envoy()
+}
+
+/// Waits until no connection is judged by rules of before. Ours matches a connection again before its next request; an
+/// Envoy that has acknowledged a listener serves the connections it had by the old filter chains until they have drained.
+pub fn old_rules_are_gone(shop: &Shop, workloads: &[&str]) {
+    if !all_envoy() {
+        return;
+    }
+    let drains = |pod: &String| {
+        let page = shop.page(pod, 15000, "/stats?filter=listener_manager.total_filter_chains_draining");
+        !page.trim().ends_with(": 0")
+    };
+    let pods: Vec<String> = workloads.iter().flat_map(|workload| shop.pods(workload)).collect();
+    shop.until("old filter chains to have drained", || !pods.iter().any(drains));
 }

@@ -4,6 +4,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
 use crate::shop::{PATIENCE, Shop};
+use crate::sidecar;
 
 const ISSUER: &str = "https://issuer.example";
 /// The page /open needs none; the rest needs a token of the group "buyers".
@@ -59,6 +60,7 @@ fn requests_need_a_token_that_holds_and_says_enough() {
     shop.until("the rules to be in force", || status(&[]).contains("403"));
     // In one pod; the others have them when they have acknowledged them.
     shop.mesh.wait_synced(PATIENCE).unwrap();
+    sidecar::old_rules_are_gone(&shop, &["payment-api-v1", "payment-api-v2"]);
 
     let far = 4_000_000_000;
     let bearer = |secret: &[u8], claims: &Value| vec![format!("authorization: Bearer {}", token(secret, claims))];

@@ -25,10 +25,19 @@ spec:
           class Collector(BaseHTTPRequestHandler):
               protocol_version = "HTTP/1.1"
               def do_POST(self):
-                  print(self.rfile.read(int(self.headers["content-length"])).decode(), flush=True)
+                  print(b"".join(self.parts()).decode(), flush=True)
                   self.send_response(202)
                   self.send_header("content-length", "0")
                   self.end_headers()
+              def parts(self):
+                  # Ours says how long a report is, Envoy sends it in chunks.
+                  if length := self.headers["content-length"]:
+                      yield self.rfile.read(int(length))
+                      return
+                  while size := int(self.rfile.readline(), 16):
+                      yield self.rfile.read(size)
+                      self.rfile.readline()
+                  self.rfile.readline()
               def log_message(self, *_):
                   pass
           ThreadingHTTPServer(("0.0.0.0", 9411), Collector).serve_forever()
