@@ -70,7 +70,7 @@ pub(crate) fn judge(object: &Value, namespace: &str) -> Judgement {
     match istio_api::read(&document, namespace) {
         Ok(Some(resource)) => {
             let unbuilt = pilot::unsupported(&Snapshot::build([&resource]));
-            let unbuilt = unbuilt.into_iter().map(|u| sentence(&u.pointer, u.reason)).collect();
+            let unbuilt = unbuilt.into_iter().map(|u| sentence(&u.pointer, &u.reason)).collect();
             Judgement { unbuilt, ..Judgement::default() }
         }
         Ok(None) => Judgement::default(),

@@ -1,9 +1,12 @@
 //! What users may write and this crate does not translate: it is refused where configuration is accepted, never ignored.
 
+use std::borrow::Cow;
+
 use istio_api::extensions::Telemetry;
 use istio_api::networking::{Headers, HttpRoute, TrafficPolicy, VirtualService};
 use istio_api::security::{AuthorizationPolicy, RequestAuthentication};
 use mesh::{MergedDestinationRule, Snapshot};
+use telemetry::Template;
 
 use crate::authz;
 
@@ -19,7 +22,7 @@ pub struct Unsupported {
     /// JSON pointer to the field, from the root of the object.
     pub pointer: String,
     /// What to do about it, for a person.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
 }
 
 /// Every used field of the snapshot that is not translated.
@@ -62,14 +65,18 @@ impl<'a> List<'a> {
 
     fn when(&mut self, used: bool, pointer: impl FnOnce() -> String, reason: &'static str) {
         if used {
-            self.all.push(Unsupported {
-                kind: self.kind,
-                namespace: self.namespace.to_owned(),
-                name: self.name.to_owned(),
-                pointer: pointer(),
-                reason,
-            });
+            self.refuse(pointer(), reason);
         }
+    }
+
+    fn refuse(&mut self, pointer: String, reason: impl Into<Cow<'static, str>>) {
+        self.all.push(Unsupported {
+            kind: self.kind,
+            namespace: self.namespace.to_owned(),
+            name: self.name.to_owned(),
+            pointer,
+            reason: reason.into(),
+        });
     }
 }
 
@@ -104,18 +111,20 @@ fn http_route(http: &HttpRoute, at: &str, list: &mut List<'_>) {
     }
 }
 
-/// Envoy's operators in header values are not built; `%%` is a percent sign.
+/// Operators in header values are those that the data plane knows; Envoy replaces none in an authority.
 fn header_values(headers: Option<&Headers>, at: &str, list: &mut List<'_>) {
     let Some(headers) = headers else { return };
     for (side, operations) in [("request", &headers.request), ("response", &headers.response)] {
         let Some(operations) = operations else { continue };
         for (kind, values) in [("set", &operations.set), ("add", &operations.add)] {
             for (name, value) in values {
-                list.when(
-                    value.replace("%%", "").contains('%'),
-                    || format!("{at}/headers/{side}/{kind}/{name}"),
-                    "operators (%...%) in header values are not built; write %% for a percent sign",
-                );
+                let pointer = || format!("{at}/headers/{side}/{kind}/{name}");
+                let authority = name.starts_with(':') || name.eq_ignore_ascii_case("host");
+                if authority {
+                    list.when(value.contains('%'), pointer, "an authority has no operators and no percent sign");
+                } else if let Err(error) = Template::new(value) {
+                    list.refuse(pointer(), format!("{error}; write %% for a percent sign"));
+                }
             }
         }
     }

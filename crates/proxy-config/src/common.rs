@@ -9,8 +9,9 @@ use envoy_api::envoy::config::route::v3::{HeaderMatcher, header_matcher};
 use envoy_api::envoy::r#type::matcher::v3 as matcher;
 use envoy_api::envoy::r#type::v3 as types;
 use ipnet::IpNet;
-use rules::headers::{Append, HeaderMutation, SetHeader};
+use rules::headers::{Append, HeaderMutation, SetHeader, Text};
 use rules::matching::{HeaderKey, HeaderMatch, HeaderValueMatch, StringMatch};
+use telemetry::Template;
 
 use crate::context::{Refusal, Result, Under};
 use crate::protocol::{IsSet, refuse_set};
@@ -139,13 +140,13 @@ pub(crate) fn mutation(add: &[core::HeaderValueOption], remove: &[String]) -> Re
             let header = option.header.as_ref().ok_or_else(|| Refusal::new("header", "is missing"))?;
             Ok(SetHeader {
                 name: name(&header.key)?,
-                value: literal(&header.value, &header.raw_value)?,
+                value: text(&header.value, &header.raw_value, option.keep_empty_value)?,
                 append: append(option),
             })
         })
         .collect::<Result<Vec<_>>>()?;
     let remove = remove.iter().map(|n| name(n)).collect::<Result<Vec<_>>>()?;
-    Ok(HeaderMutation { remove, set })
+    Ok(HeaderMutation::new(remove, set))
 }
 
 fn append(option: &core::HeaderValueOption) -> Append {
@@ -164,16 +165,16 @@ fn append(option: &core::HeaderValueOption) -> Append {
     }
 }
 
-/// A header value without operators; `%%` is a percent sign.
-fn literal(text: &str, raw: &[u8]) -> Result<HeaderValue> {
+/// A header value, with operators or without; `%%` is a percent sign.
+fn text(value: &str, raw: &[u8], keep_empty: bool) -> Result<Text> {
     if !raw.is_empty() {
-        return HeaderValue::from_bytes(raw).map_err(|e| Refusal::new("raw_value", e));
+        return HeaderValue::from_bytes(raw).map(Text::Fixed).map_err(|e| Refusal::new("raw_value", e));
     }
-    let plain = text.replace("%%", "\u{1}");
-    if plain.contains('%') {
-        return Err(Refusal::new("value", format!("\"{text}\": operators (%...%) in header values are not supported")));
+    let template = Template::new(value).map_err(|e| Refusal::new("value", e))?;
+    match template.fixed() {
+        Some(fixed) => HeaderValue::from_str(&fixed).map(Text::Fixed).map_err(|e| Refusal::new("value", e)),
+        None => Ok(Text::Made { template, keep_empty }),
     }
-    HeaderValue::from_str(&plain.replace('\u{1}', "%")).map_err(|e| Refusal::new("value", e))
 }
 
 /// The text of a data source that is inline or a file.

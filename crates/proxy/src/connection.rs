@@ -268,8 +268,11 @@ pub(crate) fn record(about: &About, flags: ResponseFlags) -> LogRecord<'_> {
     record.flags = flags;
     record.downstream_local = Some(about.destination);
     record.downstream_remote = Some(about.source);
+    record.downstream_direct = Some(about.source);
     record.sni = Some(&about.sni).filter(|s| !s.is_empty()).map(String::as_str);
     record.downstream_peer_uri = about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str);
+    record.downstream_peer_subject = about.peer.as_ref().map(|p| p.subject.as_str());
+    record.downstream_peer_sha256 = about.peer.as_ref().map(|p| p.sha256.as_str());
     record.downstream_local_uri = about.local_uri.as_deref();
     record
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::flags::ResponseFlags;
 use http::HeaderName;
 
-use crate::format::{FormatError, HeaderOf, HeaderRef, LogRecord, Piece, compile, number, write_value};
+use crate::format::{FormatError, HeaderOf, HeaderRef, Piece, compile, number, write_value};
+use crate::record::LogRecord;
 use crate::sink::Sink;
 
 /// How a line looks.
@@ -119,7 +120,7 @@ fn request_headers(line: &Line) -> Box<[HeaderName]> {
     };
     let named = |r: &HeaderRef| match r {
         HeaderRef::Named(name) => Some(name.clone()),
-        _ => None,
+        HeaderRef::Special(_) => None,
     };
     let names = pieces.into_iter().filter_map(|piece| match piece {
         Piece::Header { of: HeaderOf::Request, name, or, .. } => Some([named(name), or.as_ref().and_then(named)]),

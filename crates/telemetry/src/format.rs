@@ -1,124 +1,24 @@
-//! Envoy's access log format strings, compiled once: `%REQ(X-REQUEST-ID)%` and its like.
+//! Envoy's format strings, compiled once: `%REQ(X-REQUEST-ID)%` and its like, in access logs and in header values.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use crate::clock::rfc3339_millis;
-use crate::flags::ResponseFlags;
-
-/// What is known of a request or connection when it has ended; what is not known prints as `-`.
-#[derive(Clone, Debug)]
-pub struct LogRecord<'a> {
-    /// When the first byte came.
-    pub start: SystemTime,
-    /// Until the last byte went.
-    pub duration: Duration,
-    /// `:method`
-    pub method: Option<&'a str>,
-    /// `:path` as it came, before any rewrite.
-    pub path: Option<&'a str>,
-    /// `HTTP/1.1`, `HTTP/2`.
-    pub protocol: Option<&'a str>,
-    /// `:authority`
-    pub authority: Option<&'a str>,
-    /// `:scheme`
-    pub scheme: Option<&'a str>,
-    /// Status sent downstream; 0 when none was.
-    pub response_code: u16,
-    /// Why it ended so.
-    pub flags: ResponseFlags,
-    /// Envoy's `%RESPONSE_CODE_DETAILS%`, such as `via_upstream`.
-    pub details: Option<&'a str>,
-    /// Why the connection was closed, by us.
-    pub connection_termination: Option<&'a str>,
-    /// Why the upstream connection or its TLS failed.
-    pub upstream_failure: Option<&'a str>,
-    /// Body bytes from downstream.
-    pub bytes_received: u64,
-    /// Body bytes to downstream.
-    pub bytes_sent: u64,
-    /// Time the upstream took to its first byte.
-    pub upstream_service_time: Option<Duration>,
-    /// Request headers as they were sent upstream, those that the log asks for.
-    pub request_headers: &'a [(HeaderName, HeaderValue)],
-    /// Response headers as they were sent downstream.
-    pub response_headers: Option<&'a HeaderMap>,
-    /// Response trailers.
-    pub response_trailers: Option<&'a HeaderMap>,
-    /// The chosen endpoint.
-    pub upstream_host: Option<SocketAddr>,
-    /// The chosen cluster.
-    pub upstream_cluster: Option<&'a str>,
-    /// Our end of the upstream connection.
-    pub upstream_local: Option<SocketAddr>,
-    /// The address the client dialled.
-    pub downstream_local: Option<SocketAddr>,
-    /// The client.
-    pub downstream_remote: Option<SocketAddr>,
-    /// Server name of the TLS hello.
-    pub sni: Option<&'a str>,
-    /// The route that matched.
-    pub route_name: Option<&'a str>,
-    /// URI SAN of the client's certificate.
-    pub downstream_peer_uri: Option<&'a str>,
-    /// URI SAN of our certificate towards the client.
-    pub downstream_local_uri: Option<&'a str>,
-    /// URI SAN of the server's certificate.
-    pub upstream_peer_uri: Option<&'a str>,
-    /// Times the request was sent upstream.
-    pub attempts: u32,
-}
-
-impl LogRecord<'_> {
-    /// A record with nothing known but when it began.
-    pub fn new(start: SystemTime) -> Self {
-        Self {
-            start,
-            duration: Duration::ZERO,
-            method: None,
-            path: None,
-            protocol: None,
-            authority: None,
-            scheme: None,
-            response_code: 0,
-            flags: ResponseFlags::NONE,
-            details: None,
-            connection_termination: None,
-            upstream_failure: None,
-            bytes_received: 0,
-            bytes_sent: 0,
-            upstream_service_time: None,
-            request_headers: &[],
-            response_headers: None,
-            response_trailers: None,
-            upstream_host: None,
-            upstream_cluster: None,
-            upstream_local: None,
-            downstream_local: None,
-            downstream_remote: None,
-            sni: None,
-            route_name: None,
-            downstream_peer_uri: None,
-            downstream_local_uri: None,
-            upstream_peer_uri: None,
-            attempts: 0,
-        }
-    }
-}
+use crate::record::{LogRecord, Special};
 
 /// Why a format string was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FormatError {
     /// A `%` without its partner.
-    #[error("access log format: the operator that starts at byte {0} has no closing %")]
+    #[error("the operator that starts at byte {0} has no closing %")]
     Unclosed(usize),
     /// An operator this proxy does not know.
-    #[error("access log format: operator %{0}% is not supported")]
+    #[error("operator %{0}% is not supported")]
     Unsupported(String),
     /// Something in the brackets of an operator is wrong.
-    #[error("access log format: {0}")]
+    #[error("{0}")]
     Argument(String),
     /// The file of the log cannot be opened.
     #[error("access log file {path}: {reason}")]
@@ -151,9 +51,15 @@ pub(crate) enum Piece {
     UpstreamLocal,
     DownstreamLocal { port: bool },
     DownstreamRemote { port: bool },
+    DownstreamDirect { port: bool },
+    DownstreamLocalPort,
+    DownstreamRemotePort,
+    DownstreamDirectPort,
     Sni,
     RouteName,
     DownstreamPeerUri,
+    DownstreamPeerSubject,
+    DownstreamPeerSha256,
     DownstreamLocalUri,
     UpstreamPeerUri,
     Attempts,
@@ -168,12 +74,7 @@ pub(crate) enum HeaderOf {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HeaderRef {
-    Method,
-    Path,
-    /// `x-envoy-original-path`: set by us when a path is rewritten; the record keeps the path as it came.
-    OriginalPath,
-    Authority,
-    Scheme,
+    Special(Special),
     Named(HeaderName),
 }
 
@@ -187,7 +88,7 @@ pub(crate) fn compile(format: &str) -> Result<Vec<Piece>, FormatError> {
             pieces.push(Piece::Text(rest[..start].into()));
         }
         let body = &rest[start + 1..];
-        let end = body.find('%').ok_or(FormatError::Unclosed(at + start))?;
+        let end = end_of(body).ok_or(FormatError::Unclosed(at + start))?;
         if end == 0 {
             pieces.push(Piece::Text("%".into()));
         } else {
@@ -200,6 +101,18 @@ pub(crate) fn compile(format: &str) -> Result<Vec<Piece>, FormatError> {
         pieces.push(Piece::Text(rest.into()));
     }
     Ok(pieces)
+}
+
+/// Where the operator that begins a text ends: at the next percent sign that is not inside its brackets.
+fn end_of(body: &str) -> Option<usize> {
+    let end = body.find('%')?;
+    match body.find('(').filter(|open| *open < end) {
+        Some(open) => {
+            let close = open + body[open..].find(')')?;
+            Some(close + body[close..].find('%')?)
+        }
+        None => Some(end),
+    }
 }
 
 fn operator(text: &str) -> Result<Piece, FormatError> {
@@ -230,13 +143,18 @@ fn operator(text: &str) -> Result<Piece, FormatError> {
         "UPSTREAM_LOCAL_ADDRESS" => Piece::UpstreamLocal,
         "DOWNSTREAM_LOCAL_ADDRESS" => Piece::DownstreamLocal { port: true },
         "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Piece::DownstreamLocal { port: false },
-        "DOWNSTREAM_REMOTE_ADDRESS" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => Piece::DownstreamRemote { port: true },
-        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => {
-            Piece::DownstreamRemote { port: false }
-        }
+        "DOWNSTREAM_LOCAL_PORT" => Piece::DownstreamLocalPort,
+        "DOWNSTREAM_REMOTE_ADDRESS" => Piece::DownstreamRemote { port: true },
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Piece::DownstreamRemote { port: false },
+        "DOWNSTREAM_REMOTE_PORT" => Piece::DownstreamRemotePort,
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => Piece::DownstreamDirect { port: true },
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => Piece::DownstreamDirect { port: false },
+        "DOWNSTREAM_DIRECT_REMOTE_PORT" => Piece::DownstreamDirectPort,
         "REQUESTED_SERVER_NAME" => Piece::Sni,
         "ROUTE_NAME" => Piece::RouteName,
         "DOWNSTREAM_PEER_URI_SAN" => Piece::DownstreamPeerUri,
+        "DOWNSTREAM_PEER_SUBJECT" => Piece::DownstreamPeerSubject,
+        "DOWNSTREAM_PEER_FINGERPRINT_256" => Piece::DownstreamPeerSha256,
         "DOWNSTREAM_LOCAL_URI_SAN" => Piece::DownstreamLocalUri,
         "UPSTREAM_PEER_URI_SAN" => Piece::UpstreamPeerUri,
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Piece::Attempts,
@@ -261,11 +179,11 @@ fn header_piece(of: HeaderOf, text: &str) -> Result<Piece, FormatError> {
 
 fn header_ref(name: &str) -> Result<HeaderRef, FormatError> {
     Ok(match name.to_ascii_lowercase().as_str() {
-        ":method" => HeaderRef::Method,
-        ":path" => HeaderRef::Path,
-        "x-envoy-original-path" => HeaderRef::OriginalPath,
-        ":authority" => HeaderRef::Authority,
-        ":scheme" => HeaderRef::Scheme,
+        ":method" => HeaderRef::Special(Special::Method),
+        ":path" => HeaderRef::Special(Special::Path),
+        "x-envoy-original-path" => HeaderRef::Special(Special::OriginalPath),
+        ":authority" | "host" => HeaderRef::Special(Special::Authority),
+        ":scheme" => HeaderRef::Special(Special::Scheme),
         other => HeaderRef::Named(
             HeaderName::from_bytes(other.as_bytes())
                 .map_err(|_| FormatError::Argument(format!("\"{name}\" is not a header name")))?,
@@ -287,6 +205,8 @@ pub(crate) fn write_value(piece: &Piece, record: &LogRecord<'_>, out: &mut Vec<u
         Piece::Sni => text(record.sni),
         Piece::RouteName => text(record.route_name),
         Piece::DownstreamPeerUri => text(record.downstream_peer_uri),
+        Piece::DownstreamPeerSubject => text(record.downstream_peer_subject),
+        Piece::DownstreamPeerSha256 => text(record.downstream_peer_sha256),
         Piece::DownstreamLocalUri => text(record.downstream_local_uri),
         Piece::UpstreamPeerUri => text(record.upstream_peer_uri),
         Piece::Header { of, name, or, max } => {
@@ -308,6 +228,7 @@ pub(crate) fn write_value(piece: &Piece, record: &LogRecord<'_>, out: &mut Vec<u
         Piece::UpstreamLocal => address(record.upstream_local, true, out),
         Piece::DownstreamLocal { port } => address(record.downstream_local, *port, out),
         Piece::DownstreamRemote { port } => address(record.downstream_remote, *port, out),
+        Piece::DownstreamDirect { port } => address(record.downstream_direct, *port, out),
         numeric => match number(numeric, record) {
             Some(value) => {
                 out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
@@ -321,12 +242,16 @@ pub(crate) fn write_value(piece: &Piece, record: &LogRecord<'_>, out: &mut Vec<u
 /// The value of a piece that is a number, for JSON logs that keep its type.
 pub(crate) fn number(piece: &Piece, record: &LogRecord<'_>) -> Option<u64> {
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let port = |address: Option<SocketAddr>| address.map(|a| u64::from(a.port()));
     match piece {
         Piece::Duration => Some(millis(record.duration)),
         Piece::Code => Some(u64::from(record.response_code)),
         Piece::BytesReceived => Some(record.bytes_received),
         Piece::BytesSent => Some(record.bytes_sent),
         Piece::UpstreamServiceTime => record.upstream_service_time.map(millis),
+        Piece::DownstreamLocalPort => port(record.downstream_local),
+        Piece::DownstreamRemotePort => port(record.downstream_remote),
+        Piece::DownstreamDirectPort => port(record.downstream_direct),
         Piece::Attempts => Some(u64::from(record.attempts)),
         _ => None,
     }
@@ -341,13 +266,11 @@ fn address(address: Option<SocketAddr>, port: bool, out: &mut Vec<u8>) -> bool {
 }
 
 fn header<'a>(record: &LogRecord<'a>, of: HeaderOf, name: &HeaderRef) -> Option<&'a [u8]> {
-    match name {
-        HeaderRef::Method => record.method.map(str::as_bytes),
-        HeaderRef::Path | HeaderRef::OriginalPath => record.path.map(str::as_bytes),
-        HeaderRef::Authority => record.authority.map(str::as_bytes),
-        HeaderRef::Scheme => record.scheme.map(str::as_bytes),
-        HeaderRef::Named(name) => match of {
-            HeaderOf::Request => record.request_headers.iter().find(|(n, _)| n == name).map(|(_, value)| value),
+    match (name, of) {
+        (HeaderRef::Special(name), HeaderOf::Request) => record.request_headers.special(*name, record),
+        (HeaderRef::Special(_), _) => None,
+        (HeaderRef::Named(name), of) => match of {
+            HeaderOf::Request => record.request_headers.value(name),
             HeaderOf::Response => record.response_headers.and_then(|h| h.get(name)),
             HeaderOf::Trailer => record.response_trailers.and_then(|h| h.get(name)),
         }

@@ -9,18 +9,22 @@ mod clock;
 mod flags;
 mod format;
 mod histogram;
+mod record;
 mod registry;
 mod series;
 mod sink;
 mod stats;
+mod template;
 
 pub use access_log::{AccessLog, AccessLogConfig, LogFilter, LogFormat};
 pub use clock::rfc3339_millis;
 pub use flags::ResponseFlags;
-pub use format::{FormatError, LogRecord};
+pub use format::FormatError;
+pub use record::{LogRecord, RequestHeaders};
 pub use registry::Telemetry;
 pub use series::{
     DestinationService, HttpSample, HttpSeries, Reporter, RequestProtocol, SecurityPolicy, SeriesKey, TcpSeries,
     Workload,
 };
 pub use stats::{Counter, Gauge, Stat, StatKind};
+pub use template::Template;

@@ -142,7 +142,7 @@ pub(super) fn push_status(state: &State) -> Value {
     for found in pilot::unsupported(&snapshot) {
         let field = found.pointer.trim_start_matches('/').replace('/', ".");
         let key = format!("{} {}/{} {field}", found.kind, found.namespace, found.name);
-        all.entry("pilot_unsupported").or_default().insert(key, message(found.reason));
+        all.entry("pilot_unsupported").or_default().insert(key, message(&found.reason));
     }
     for connection in state.ads.connections() {
         for (kind, status) in &connection.types {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use proxy_config::HttpManager;
-use telemetry::{HttpSample, LogRecord, RequestProtocol, ResponseFlags, Workload};
+use telemetry::{HttpSample, LogRecord, RequestHeaders, RequestProtocol, ResponseFlags, Workload};
 use upstream::{Cluster, Host, Permit};
 
 use super::Connection;
@@ -27,6 +27,10 @@ pub(crate) struct Exchange {
     version: Version,
     pub(crate) authority: Option<HeaderValue>,
     kept_headers: Vec<(HeaderName, HeaderValue)>,
+    /// The request as it went on, where values of the answer's headers are made from it.
+    sent: Option<Box<Sent>>,
+    /// The client, as a trusted proxy in front may have named it.
+    pub(crate) remote: SocketAddr,
     pub(crate) grpc: bool,
     pub(crate) status: u16,
     pub(crate) grpc_status: Option<u16>,
@@ -58,6 +62,12 @@ pub(crate) struct Exchange {
     pub(crate) idle: Option<Idle>,
 }
 
+/// A request as it went on.
+struct Sent {
+    headers: HeaderMap,
+    path: Option<PathAndQuery>,
+}
+
 impl Exchange {
     pub(crate) fn new<B>(
         connection: Rc<Connection>,
@@ -66,6 +76,7 @@ impl Exchange {
     ) -> Box<Self> {
         connection.in_flight.set(connection.in_flight.get() + 1);
         Box::new(Self {
+            remote: connection.about.source,
             connection,
             manager,
             started: Instant::now(),
@@ -75,6 +86,7 @@ impl Exchange {
             version: request.version(),
             authority: None,
             kept_headers: Vec::new(),
+            sent: None,
             grpc: false,
             status: 0,
             grpc_status: None,
@@ -123,7 +135,14 @@ impl Exchange {
         }
     }
 
-    fn log(&self) {
+    /// Keeps the request as it goes on: values of the answer's headers are made from it.
+    pub(crate) fn keep_request<B>(&mut self, request: &http::Request<B>) {
+        let (headers, path) = (request.headers().clone(), request.uri().path_and_query().cloned());
+        self.sent = Some(Box::new(Sent { headers, path }));
+    }
+
+    /// What is known so far.
+    pub(crate) fn facts(&self) -> LogRecord<'_> {
         let about = &self.connection.about;
         let mut record = LogRecord::new(self.start);
         record.duration = self.started.elapsed();
@@ -131,6 +150,7 @@ impl Exchange {
         record.path = self.path.as_ref().map(PathAndQuery::as_str);
         record.protocol = Some(self.protocol());
         record.authority = self.authority.as_ref().and_then(|a| a.to_str().ok());
+        record.scheme = Some(if about.tls && about.peer.is_none() { "https" } else { "http" });
         record.response_code = self.status;
         record.flags = self.flags;
         record.details = self.details.as_deref();
@@ -138,18 +158,33 @@ impl Exchange {
         record.bytes_received = self.bytes_received;
         record.bytes_sent = self.bytes_sent;
         record.upstream_service_time = self.service_time;
-        record.request_headers = &self.kept_headers;
+        record.request_headers = match &self.sent {
+            Some(sent) => RequestHeaders::All {
+                headers: &sent.headers,
+                path: sent.path.as_ref().map_or("/", PathAndQuery::as_str),
+            },
+            None => RequestHeaders::Kept(&self.kept_headers),
+        };
         record.upstream_host = self.host.as_ref().map(|h| h.address);
         record.upstream_cluster = self.cluster_name.as_deref();
         record.upstream_local = self.upstream_local;
         record.downstream_local = Some(about.destination);
-        record.downstream_remote = Some(about.source);
+        record.downstream_remote = Some(self.remote);
+        record.downstream_direct = Some(about.source);
         record.sni = Some(about.sni.as_str()).filter(|s| !s.is_empty());
         record.route_name = self.route.as_deref();
         record.downstream_peer_uri = about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str);
+        record.downstream_peer_subject = about.peer.as_ref().map(|p| p.subject.as_str());
+        record.downstream_peer_sha256 = about.peer.as_ref().map(|p| p.sha256.as_str());
         record.downstream_local_uri = about.local_uri.as_deref();
         record.upstream_peer_uri = self.upstream_uri.as_deref();
         record.attempts = self.attempts;
+        record
+    }
+
+    fn log(&self) {
+        let mut record = self.facts();
+        record.request_headers = RequestHeaders::Kept(&self.kept_headers);
         self.manager.logs.iter().for_each(|log| log.log(&record));
     }
 

@@ -70,7 +70,7 @@ fn attributes<'a>(
     Attributes {
         request: Some(*view),
         path: view.path_only(),
-        remote: remote(manager, view.headers, connection.about.source),
+        remote: remote(manager, view.headers, connection.about.source).ip(),
         claims,
         ..connection.about.attributes()
     }

@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use proxy_config::HttpManager;
-use rules::headers::HeaderMutation;
+use rules::headers::{HeaderMutation, Side};
 use rules::matching::StringMatch;
 use rules::route::{Forward, HashPolicy, PathMatch, Route, WeightedCluster};
 use rules::table::VirtualHost;
@@ -75,11 +75,15 @@ pub(crate) async fn forward(
     exchange.permits.push(permit);
 
     let hash = hash(connection, action, &request, exchange.authority.as_ref());
+    // Values are made of the request as it came, before it is rewritten (as Envoy).
+    mutate(manager, connection, &exchange, (host, route, target), &mut request);
     rewrite(&mut request, route, action);
     if let Some(host) = &target.host_rewrite {
         request.headers_mut().insert(header::HOST, host.clone());
     }
-    mutate(manager, connection, host, route, target, request.headers_mut());
+    if [&target.response_headers, &route.response_headers, &host.response_headers].iter().any(|m| m.asks_request()) {
+        exchange.keep_request(&request);
+    }
     if let Some(trace) = &exchange.trace {
         trace.write(manager, request.headers_mut());
     }
@@ -233,14 +237,17 @@ fn matched_prefix(route: &Route<Slot>, path: &str) -> Option<usize> {
 fn mutate(
     manager: &HttpManager,
     connection: &Connection,
-    host: &VirtualHost<Slot>,
-    route: &Route<Slot>,
-    target: &WeightedCluster<Slot>,
-    headers: &mut HeaderMap,
+    exchange: &Exchange,
+    (host, route, target): (&VirtualHost<Slot>, &Route<Slot>, &WeightedCluster<Slot>),
+    request: &mut Request<Incoming>,
 ) {
+    let mut headers = std::mem::take(request.headers_mut());
+    let side = Side::Request(request.uri().path_and_query().map_or("/", PathAndQuery::as_str));
     for mutation in [&target.request_headers, &route.request_headers, &host.request_headers] {
-        mutation.apply(headers);
+        mutation.apply(&mut headers, side, || exchange.facts());
     }
+    *request.headers_mut() = headers;
+    let headers = request.headers_mut();
     if let Some(operation) = route.operation.as_ref().filter(|_| !connection.inbound) {
         headers.insert(names::OPERATION.clone(), operation.clone());
     }
@@ -377,7 +384,7 @@ fn respond(
     let (mut parts, body) = response.into_parts();
     names::remove_hop_by_hop(&mut parts.headers);
     let mutations: [&HeaderMutation; 3] = [&target.response_headers, &route.response_headers, &host.response_headers];
-    mutations.into_iter().for_each(|m| m.apply(&mut parts.headers));
+    mutations.into_iter().for_each(|m| m.apply(&mut parts.headers, Side::Response, || exchange.facts()));
     if let Some(server) = &manager.server {
         parts.headers.insert(header::SERVER, server.clone());
     }

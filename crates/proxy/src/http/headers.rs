@@ -1,6 +1,6 @@
 //! Headers that a proxy owes to both sides.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use mtls::Peer;
@@ -125,11 +125,12 @@ fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
     }
 }
 
-/// The client's address for policies: the last of `x-forwarded-for` when a proxy in front is trusted, else the peer.
-pub(crate) fn remote(manager: &HttpManager, headers: &HeaderMap, source: SocketAddr) -> std::net::IpAddr {
+/// The client's address for policies and logs: the last of `x-forwarded-for` when a proxy in front is trusted (its port
+/// is not known: 0), else the peer's.
+pub(crate) fn remote(manager: &HttpManager, headers: &HeaderMap, source: SocketAddr) -> SocketAddr {
     if manager.use_remote_address {
-        return source.ip();
+        return source;
     }
     let last = headers.get(&FORWARDED_FOR).and_then(|v| v.to_str().ok()).and_then(|v| v.rsplit(',').next());
-    last.and_then(|v| v.trim().parse().ok()).unwrap_or(source.ip())
+    last.and_then(|v| v.trim().parse().ok()).map_or(source, |ip: IpAddr| SocketAddr::new(ip, 0))
 }

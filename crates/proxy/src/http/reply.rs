@@ -42,7 +42,17 @@ impl Local {
 }
 
 /// Builds the answer; a gRPC caller gets its status in a 200 (gRPC's HTTP mapping).
-pub(crate) fn local(mut exchange: Box<Exchange>, server: Option<&HeaderValue>, reply: Local) -> Response<ReplyBody> {
+pub(crate) fn local(exchange: Box<Exchange>, server: Option<&HeaderValue>, reply: Local) -> Response<ReplyBody> {
+    changed(exchange, server, reply, |_, _| {})
+}
+
+/// Builds the answer, and changes its headers before it goes.
+pub(crate) fn changed(
+    mut exchange: Box<Exchange>,
+    server: Option<&HeaderValue>,
+    reply: Local,
+    change: impl FnOnce(&Exchange, &mut HeaderMap),
+) -> Response<ReplyBody> {
     exchange.flags.insert(reply.flags);
     exchange.details = Some(reply.details);
     let mut headers = HeaderMap::with_capacity(6);
@@ -72,6 +82,7 @@ pub(crate) fn local(mut exchange: Box<Exchange>, server: Option<&HeaderValue>, r
     if reply.close && !exchange.connection.http2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    change(&exchange, &mut headers);
     exchange.status = status.as_u16();
     let mut response = Response::new(ReplyBody::local(body, exchange));
     *response.status_mut() = status;

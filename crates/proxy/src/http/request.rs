@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use proxy_config::{HttpManager, RouteSource, Routes};
 use rules::RequestView;
+use rules::headers::Side;
 use rules::path::normalise;
 use rules::route::{Action, Route, is_grpc};
 use rules::table::VirtualHost;
@@ -45,6 +46,7 @@ pub(crate) async fn handle(
         return answer(exchange, local);
     }
     headers::prepare(manager, &connection.about, connection.inbound, request.headers_mut());
+    exchange.remote = headers::remote(manager, request.headers(), connection.about.source);
     exchange.trace = Trace::begin(manager, connection, request.headers_mut());
     exchange.keep_headers(request.headers());
     learn_peer(connection, manager, &mut exchange, request.headers_mut());
@@ -103,11 +105,18 @@ pub(crate) async fn handle(
 async fn act(
     connection: &Rc<Connection>,
     manager: &Arc<HttpManager>,
-    exchange: Box<Exchange>,
+    mut exchange: Box<Exchange>,
     request: Request<Incoming>,
     (host, route): (&VirtualHost<Arc<ClusterSlot>>, &Route<Arc<ClusterSlot>>),
     upgrading: Option<upgrade::Wanted>,
 ) -> Response<ReplyBody> {
+    let changes = [&route.response_headers, &host.response_headers];
+    if !matches!(route.action, Action::Forward(_)) && changes.iter().any(|change| change.asks_request()) {
+        exchange.keep_request(&request);
+    }
+    let change = |exchange: &Exchange, headers: &mut HeaderMap| {
+        changes.into_iter().for_each(|change| change.apply(headers, Side::Response, || exchange.facts()));
+    };
     match &route.action {
         Action::Forward(action) => {
             forward(connection, manager, exchange, request, host, route, action, upgrading).await
@@ -116,20 +125,17 @@ async fn act(
             let authority = exchange.authority.clone();
             let location = redirect.location(&view(&request, authority.as_ref()));
             let local = Local::new(redirect.status, ResponseFlags::NONE, "direct_response", "");
-            let mut response = reply::local(exchange, manager.server.as_ref(), local);
-            if let Ok(location) = HeaderValue::from_str(&location) {
-                response.headers_mut().insert(header::LOCATION, location);
-            }
-            route.response_headers.apply(response.headers_mut());
-            response
+            reply::changed(exchange, manager.server.as_ref(), local, |exchange, headers| {
+                if let Ok(location) = HeaderValue::from_str(&location) {
+                    headers.insert(header::LOCATION, location);
+                }
+                change(exchange, headers);
+            })
         }
         Action::Direct { status, body } => {
             let mut local = Local::new(*status, ResponseFlags::NONE, "direct_response", "");
             local.body = Bytes::copy_from_slice(body);
-            let mut response = reply::local(exchange, manager.server.as_ref(), local);
-            route.response_headers.apply(response.headers_mut());
-            host.response_headers.apply(response.headers_mut());
-            response
+            reply::changed(exchange, manager.server.as_ref(), local, change)
         }
     }
 }
@@ -172,7 +178,7 @@ pub(crate) fn view<'a, B>(request: &'a Request<B>, authority: Option<&'a HeaderV
 }
 
 /// Who calls, from the metadata the caller's sidecar sent; the application does not see it.
-fn learn_peer(connection: &Connection, manager: &HttpManager, exchange: &mut Exchange, headers: &mut http::HeaderMap) {
+fn learn_peer(connection: &Connection, manager: &HttpManager, exchange: &mut Exchange, headers: &mut HeaderMap) {
     if !connection.inbound || !manager.peer_metadata {
         return;
     }

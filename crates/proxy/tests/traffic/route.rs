@@ -130,6 +130,99 @@ async fn header_operations() {
     );
 }
 
+/// A route whose header values have operators, by side.
+fn operators(request: &[(&str, &str)], response: &[(&str, &str)]) -> String {
+    let map = |values: &[(&str, &str)]| {
+        values.iter().map(|(name, value)| format!("{name}: \"{value}\"")).collect::<Vec<_>>().join(", ")
+    };
+    format!("headers: {{request: {{set: {{{}}}}}, response: {{set: {{{}}}}}}}", map(request), map(response))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn header_operators() {
+    let headers = operators(
+        &[
+            ("r-from", "<%REQ(a)%>"),
+            ("r-either", "%REQ(none?a)%"),
+            ("r-cut", "%REQ(a):2%"),
+            ("r-none", "%REQ(none)%"),
+            ("r-part", "x%REQ(none)%y"),
+            ("r-path", "%REQ(:METHOD)% %REQ(:PATH)% %REQ(:AUTHORITY)% %PROTOCOL%"),
+            ("r-original", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+            ("r-ip", "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"),
+            ("r-remote", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+            ("r-cluster", "%UPSTREAM_CLUSTER_RAW%"),
+            ("r-host", "[%UPSTREAM_HOST%]"),
+            ("r-sni", "[%REQUESTED_SERVER_NAME%]"),
+            ("r-san", "[%DOWNSTREAM_PEER_URI_SAN%]"),
+            ("r-flags", "[%RESPONSE_FLAGS%]"),
+            ("r-code", "[%RESPONSE_CODE%]"),
+            ("r-time", "%START_TIME%"),
+            ("r-percent", "100%%"),
+            ("b", "was %REQ(b)%"),
+            ("c", "%REQ(b)%"),
+        ],
+        &[
+            ("s-from", "<%RESP(x-server)%|%REQ(a)%|%REQ(b)%>"),
+            ("s-path", "%REQ(:PATH)% %REQ(X-ENVOY-ORIGINAL-PATH)%"),
+            ("s-host", "%UPSTREAM_HOST%"),
+            ("s-cluster", "%UPSTREAM_CLUSTER_RAW%"),
+            ("s-code", "[%RESPONSE_CODE%]"),
+            ("s-none", "%RESP(none)%"),
+            ("s-flags", "[%RESPONSE_FLAGS%]"),
+            ("s-attempts", "[%UPSTREAM_REQUEST_ATTEMPT_COUNT%]"),
+        ],
+    );
+    let (world, server, _) = web(&format!(
+        "- match: [{{uri: {{prefix: /direct}}}}]\n  directResponse: {{status: 418}}\n  {headers}\n\
+         - match: [{{uri: {{exact: /old}}}}]\n  rewrite: {{uri: /new}}\n  {headers}\n  {TO_WEB}"
+    ))
+    .await;
+    let request = |path| get("web", path).header("a", "value").header("b", "0").header("x-forwarded-for", "10.9.8.7");
+    let answer = world.send(request("/old?q")).await;
+    let wanted = [
+        ("r-from", "<value>"),
+        ("r-either", "value"),
+        ("r-cut", "va"),
+        ("r-none", ""),
+        ("r-part", "xy"),
+        ("r-path", "GET /old?q web HTTP/1.1"),
+        ("r-original", "/old?q"),
+        ("r-ip", "127.0.0.1"),
+        ("r-remote", "10.9.8.7:0"),
+        ("r-cluster", "outbound|80||web.shop.svc.cluster.local"),
+        ("r-host", "[]"),
+        ("r-sni", "[]"),
+        ("r-san", "[]"),
+        ("r-flags", "[-]"),
+        ("r-code", "[0]"),
+        ("r-percent", "100%"),
+        ("b", "was 0"),
+        ("c", "0"),
+    ];
+    let seen: Vec<String> = wanted.iter().map(|(name, _)| format!("{name}: {}", answer.seen(name))).collect();
+    assert_eq!(seen, wanted.map(|(name, value)| format!("{name}: {value}")));
+    let time = answer.seen("r-time");
+    assert!(time.len() == 24 && time.starts_with("20") && time.ends_with('Z'), "{time}");
+    assert!(answer.echo()["headers"].get("r-none").is_none(), "what has no value is not sent");
+    let at = server.0.address.to_string();
+    let wanted = [
+        ("s-from", "<web|value|was 0>"),
+        ("s-path", "/new?q /old?q"),
+        ("s-host", &at),
+        ("s-cluster", "outbound|80||web.shop.svc.cluster.local"),
+        ("s-code", "[200]"),
+        ("s-none", ""),
+        ("s-flags", "[-]"),
+        ("s-attempts", "[1]"),
+    ];
+    let seen: Vec<String> = wanted.iter().map(|(name, _)| format!("{name}: {}", answer.header(name))).collect();
+    assert_eq!(seen, wanted.map(|(name, value)| format!("{name}: {value}")));
+    assert!(!answer.headers.contains_key("s-none"), "what has no value is not set");
+    let direct = world.send(request("/direct")).await;
+    assert_eq!((direct.header("s-from"), direct.header("s-code")), ("<|value|0>", "[0]"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn timeouts() {
     let (world, web, _) = web(&format!("- timeout: 0.2s\n  {TO_WEB}")).await;

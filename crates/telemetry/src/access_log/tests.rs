@@ -32,7 +32,7 @@ fn record(headers: &[(HeaderName, HeaderValue)]) -> LogRecord<'_> {
     record.response_code = 503;
     record.flags = ResponseFlags::UF.with(ResponseFlags::URX);
     record.duration = Duration::from_millis(12);
-    record.request_headers = headers;
+    record.request_headers = crate::record::RequestHeaders::Kept(headers);
     record.upstream_host = Some("10.0.0.1:8080".parse().unwrap());
     record
 }
