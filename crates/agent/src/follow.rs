@@ -47,6 +47,7 @@ impl Apply for Follower {
             (types::ENDPOINT, Want::Names(wanted.endpoints.into_iter().collect())),
             (types::LISTENER, Want::All),
             (types::ROUTE, Want::Names(wanted.routes.into_iter().collect())),
+            (types::SECRET, Want::Names(wanted.secrets.into_iter().collect())),
             (types::NAME_TABLE, Want::All),
         ]
     }

@@ -38,6 +38,10 @@ fn cluster_rules(values: &Values) -> Vec<Value> {
         json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["istio-ca-root-cert"],
             "verbs": ["get", "list", "watch", "create", "patch"]}),
         json!({"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}),
+        // What a credentialName names: users choose name and namespace. Nothing else is asked for.
+        json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}),
+        // Whether a sidecar's service account may read such a Secret itself.
+        json!({"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]}),
         // Tags have names that users choose.
         json!({"apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations"],
             "verbs": ["list", "watch", "patch"]}),

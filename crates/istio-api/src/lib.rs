@@ -14,6 +14,7 @@ pub mod networking;
 pub mod object;
 pub mod openapi;
 pub mod providers;
+pub mod secret;
 pub mod security;
 pub mod selector;
 pub mod service_entry;

@@ -14,6 +14,7 @@ use crate::extensions::{EnvoyFilter, ProxyConfig, Telemetry, TrafficExtension, W
 use crate::kubernetes::{DeploymentSpec, EndpointSlice, Endpoints, PodSpec, PodStatus, ServiceSpec};
 use crate::mesh::MeshConfig;
 use crate::networking::{DestinationRule, VirtualService};
+use crate::secret::Credential;
 use crate::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use crate::service_entry::{ServiceEntry, WorkloadEntry, WorkloadGroup};
 use crate::validate::{self, FieldError};
@@ -90,6 +91,8 @@ pub enum Resource {
     EndpointSlice(Arc<Object<EndpointSlice>>),
     Endpoints(Arc<Object<Endpoints>>),
     ServiceAccount(Arc<Object<Value>>),
+    /// Only one that holds something of use for TLS.
+    Secret(Arc<Object<Credential>>),
     Service(Arc<Object<ServiceSpec>>),
     Deployment(Arc<Object<DeploymentSpec>>),
     Pod(Arc<Object<PodSpec>>, Arc<PodStatus>),
@@ -117,6 +120,7 @@ impl Resource {
             Self::EndpointSlice(o) => of("EndpointSlice", &o.metadata),
             Self::Endpoints(o) => of("Endpoints", &o.metadata),
             Self::ServiceAccount(o) => of("ServiceAccount", &o.metadata),
+            Self::Secret(o) => of("Secret", &o.metadata),
             Self::Service(o) => of("Service", &o.metadata),
             Self::Deployment(o) => of("Deployment", &o.metadata),
             Self::Pod(o, _) => of("Pod", &o.metadata),
@@ -160,6 +164,13 @@ pub fn read(document: &Document, namespace: &str) -> Result<Option<Resource>, Ve
             Resource::Endpoints(beside(&outer, typed(document, "")?))
         }
         ("", "ServiceAccount") => Resource::ServiceAccount(plain(document, namespace)?),
+        ("", "Secret") => {
+            let Some(credential) = Credential::read(&document.value)? else { return Ok(None) };
+            let mut outer: Object<Value> = (*plain(document, namespace)?).clone();
+            // kubectl keeps whole objects there.
+            outer.metadata.annotations.clear();
+            Resource::Secret(beside(&outer, credential))
+        }
         ("", "Service") => Resource::Service(plain(document, namespace)?),
         ("apps", "Deployment") => Resource::Deployment(plain(document, namespace)?),
         ("", "Pod") => {
@@ -189,7 +200,6 @@ pub fn read(document: &Document, namespace: &str) -> Result<Option<Resource>, Ve
         (
             "" | "apps" | "batch" | "rbac.authorization.k8s.io" | "policy" | "autoscaling",
             "ConfigMap"
-            | "Secret"
             | "Role"
             | "RoleBinding"
             | "ClusterRole"

@@ -8,6 +8,7 @@ mod admission;
 mod authenticate;
 mod cluster;
 mod debug;
+mod entitled;
 mod folder;
 mod generator;
 mod jwks;

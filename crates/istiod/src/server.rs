@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use citadel::{Authority, AuthorityError, CsrService, Limits, PeerCertificate, Renewal, Tokens};
 use envoy_api::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use envoy_api::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
+use kubernetes::Cluster;
 use mtls::{CertSlot, RootSlot, ServerTls, SpiffeId};
 use parking_lot::RwLock;
 use sources::{Directory, Loaded};
@@ -22,6 +23,7 @@ use crate::admission::Admission;
 use crate::authenticate::Authenticate;
 use crate::cluster::{self, Attached, ClusterOptions};
 use crate::debug;
+use crate::entitled::Entitled;
 use crate::folder::{self, Folder};
 use crate::generator::{Secure, Translator};
 use crate::translated::Translated;
@@ -194,6 +196,7 @@ impl Istiod {
             tokens: self.tokens.clone(),
             trust_domain: self.options.trust_domain.clone(),
             state: OnceLock::new(),
+            entitled: Entitled::new(authenticate.cluster.clone()),
             translated: Translated::default(),
         };
         let ads = AdsServer::new(translator);
@@ -211,7 +214,7 @@ impl Istiod {
         let _ = ads.generator().state.set(Arc::downgrade(&state));
         tokio::spawn(debug::serve(self.monitoring, state.clone()));
         tokio::spawn(debug::serve(self.ready, state));
-        tokio::spawn(follow(ads.clone(), loaded));
+        tokio::spawn(follow(ads.clone(), loaded, authenticate.cluster.clone()));
         let config = secure_config(roots, serving.slot)?;
         tracing::info!(secure = %self.options.secure, plain = %self.options.plain, "istiod serves");
         let plain = builder()
@@ -227,17 +230,36 @@ impl Istiod {
     }
 }
 
-/// Puts each new snapshot in force, with the key sets that its tokens need.
-async fn follow(ads: AdsServer<Translator>, mut loaded: watch::Receiver<Loaded>) {
+/// Puts each new snapshot in force, with the key sets that its tokens need and the Secrets that its rules name: those are
+/// followed one by one in a cluster; a directory has them among everything else.
+async fn follow(ads: AdsServer<Translator>, mut loaded: watch::Receiver<Loaded>, cluster: Option<Cluster>) {
     let (rules, heard) = watch::channel(loaded.borrow().snapshot.clone());
+    let (named, wanted) = watch::channel(loaded.borrow().snapshot.named_secrets());
     let mut keys = jwks::keep(heard);
+    let mut credentials = cluster.map(|cluster| kubernetes::follow_secrets(cluster, wanted));
     loop {
+        let secret = async {
+            match &mut credentials {
+                Some(credentials) => credentials.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             changed = loaded.changed() => if changed.is_err() { return },
             changed = keys.changed() => if changed.is_err() { return },
+            changed = secret => if changed.is_err() { return },
         }
-        let snapshot = loaded.borrow_and_update().snapshot.clone();
+        let mut snapshot = loaded.borrow_and_update().snapshot.clone();
         rules.send_replace(snapshot.clone());
+        let names = snapshot.named_secrets();
+        named.send_if_modified(|before| {
+            let differ = *before != names;
+            *before = names;
+            differ
+        });
+        if let Some(credentials) = &mut credentials {
+            snapshot = snapshot.with_credentials(credentials.borrow_and_update().clone());
+        }
         let sets = keys.borrow_and_update().clone();
         *ads.generator().snapshot.write() = snapshot.with_key_sets(sets);
         ads.generator().translated.forget();

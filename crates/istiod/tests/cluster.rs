@@ -3,8 +3,11 @@
 #[path = "../../kubernetes/tests/cluster/server.rs"]
 #[allow(dead_code, reason = "these tests kill no server")]
 mod server;
+#[allow(dead_code, reason = "nobody here asks without TLS")]
+mod xds_client;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +21,7 @@ use serde_json::{Value, json};
 use server::{ApiServer, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use xds_client::{Asking, KEY};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -53,10 +57,14 @@ async fn prepared(cluster: &Cluster) {
 
 /// Starts it; where it serves xDS over TLS.
 async fn start(server: &ApiServer, renewal: Renewal) -> SocketAddr {
+    start_as(server.kubeconfig(), renewal).await
+}
+
+async fn start_as(kubeconfig: PathBuf, renewal: Renewal) -> SocketAddr {
     let at = || SocketAddr::from(([127, 0, 0, 1], free_port()));
     let secure = at();
     let cluster = ClusterOptions {
-        kubeconfig: Some(server.kubeconfig()),
+        kubeconfig: Some(kubeconfig),
         context: None,
         namespace: "istio-system".to_owned(),
         revision: "default".to_owned(),
@@ -218,4 +226,92 @@ async fn a_self_signed_root_is_renewed_in_its_secret_and_both_are_given() {
     let ours = Arc::new(CertSlot::default());
     ours.set(&issued.chain, &issued.key).unwrap();
     assert!(meets(at, &first, &ours).await && meets(at, &second, &ours).await);
+}
+
+/// A token of a service account for an audience.
+async fn token(cluster: &Cluster, namespace: &str, account: &str, audiences: &[&str]) -> String {
+    let request =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": audiences}});
+    let accounts = Place::list("v1", "serviceaccounts", Some(namespace));
+    let made = cluster.create(&accounts.object(&format!("{account}/token")), &request).await.unwrap();
+    made["status"]["token"].as_str().unwrap().to_owned()
+}
+
+/// How istiod itself reaches the API server, with the rights that the installer gives it and no other.
+async fn as_installed(server: &ApiServer, cluster: &Cluster) -> tempfile::TempDir {
+    const KINDS: [&str; 5] = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
+    for object in installer::manifest(&installer::Values::default()).unwrap() {
+        let kind = object["kind"].as_str().unwrap();
+        if KINDS.contains(&kind) {
+            let api = object["apiVersion"].as_str().unwrap();
+            let list = Place::list(api, &format!("{}s", kind.to_lowercase()), object["metadata"]["namespace"].as_str());
+            cluster.create(&list, &object).await.unwrap();
+        }
+    }
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(server.kubeconfig()).unwrap()).unwrap();
+    config["users"][0]["user"]["token"] = token(cluster, "istio-system", "istiod", &[]).await.into();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config"), config.to_string()).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_sent_only_to_whose_account_may_list_secrets() {
+    let Some(server) = ApiServer::start().await else { return };
+    let cluster = server.connect().await;
+    prepared(&cluster).await;
+    let other = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}});
+    cluster.create(&Place::list("v1", "namespaces", None), &other).await.unwrap();
+    let secret = |namespace: &str, mark: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": "own", "namespace": namespace},
+            "data": {"tls.crt": STANDARD.encode(mark), "tls.key": STANDARD.encode(KEY), "ca.crt": STANDARD.encode("roots")}})
+    };
+    for namespace in ["prod", "other"] {
+        let of = |api: &str, plural: &str| Place::list(api, plural, Some(namespace));
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "pay", "namespace": namespace}});
+        cluster.create(&of("v1", "serviceaccounts"), &account).await.unwrap();
+        cluster.create(&of("v1", "secrets"), &secret(namespace, "first")).await.unwrap();
+        let rule = json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+            "metadata": {"name": "own", "namespace": namespace},
+            "spec": {"host": "a.example", "workloadSelector": {"matchLabels": {"app": "pay"}},
+                "trafficPolicy": {"tls": {"mode": "MUTUAL", "credentialName": "own"}}}});
+        cluster.create(&of("networking.istio.io/v1", "destinationrules"), &rule).await.unwrap();
+    }
+    let rights = "rbac.authorization.k8s.io/v1";
+    let role = json!({"apiVersion": rights, "kind": "Role", "metadata": {"name": "secrets", "namespace": "prod"},
+        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]});
+    cluster.create(&list(rights, "roles"), &role).await.unwrap();
+    let binding = json!({"apiVersion": rights, "kind": "RoleBinding", "metadata": {"name": "secrets", "namespace": "prod"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "secrets"},
+        "subjects": [{"kind": "ServiceAccount", "name": "pay", "namespace": "prod"}]});
+    cluster.create(&list(rights, "rolebindings"), &binding).await.unwrap();
+
+    let installed = as_installed(&server, &cluster).await;
+    let at = start_as(installed.path().join("config"), Renewal::default()).await;
+    let made = Place::list("v1", "secrets", Some("istio-system")).object("istio-ca-secret");
+    until("the authority", async || cluster.read(&made).await.unwrap().is_some()).await;
+    let root = cluster.read(&made).await.unwrap().unwrap()["data"]["ca-cert.pem"].as_str().unwrap().to_owned();
+    let root = String::from_utf8(STANDARD.decode(root).unwrap()).unwrap();
+
+    let asked = ["kubernetes://own", "kubernetes://own-cacert", "kubernetes://prod/own"];
+    let of_prod = token(&cluster, "prod", "pay", &["istio-ca"]).await;
+    let mut pay = Asking::over_tls(at, &root, "prod", &of_prod, &asked).await;
+    until("the key", async || pay.next().await.unwrap().has(KEY)).await;
+    let of_other = token(&cluster, "other", "pay", &["istio-ca"]).await;
+    let mut poor = Asking::over_tls(at, &root, "other", &of_other, &asked).await;
+    let sent = poor.next().await.unwrap();
+    assert_eq!(sent.names, ["kubernetes://own-cacert"], "roots are no secret");
+    assert!(!sent.has(KEY));
+
+    // A change reaches who may have it, on the stream that is there.
+    let secrets = Place::list("v1", "secrets", Some("prod"));
+    cluster.merge(&secrets.object("own"), &json!({"data": {"tls.crt": STANDARD.encode("second")}})).await.unwrap();
+    until("the new certificate", async || {
+        let sent = pay.next().await.unwrap();
+        sent.has("second") && sent.has(KEY)
+    })
+    .await;
+    assert!(poor.is_silent().await);
 }

@@ -3,6 +3,7 @@
 //! Promise: a [`Snapshot`] is immutable and cheap to clone; the same objects in the same order give the same snapshot.
 //! Precedence is Istio's. This crate knows nothing of files, Kubernetes' API or Envoy.
 
+mod credential;
 mod delegate;
 mod discovery;
 mod entry;
@@ -14,6 +15,7 @@ mod snapshot;
 mod telemetry;
 mod workload;
 
+pub use credential::Credentials;
 pub use model::{Endpoint, Protocol, Resolution, Service, ServicePort};
 pub use policy::{Authorization, MergedDestinationRule, MtlsMode};
 pub use settings::proxy_settings;

@@ -1,6 +1,6 @@
 //! The mesh at one moment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,10 +8,12 @@ use istio_api::edge::Sidecar;
 use istio_api::extensions::{ProxyConfig, Telemetry};
 use istio_api::mesh::MeshConfig;
 use istio_api::networking::{DestinationRule, VirtualService};
+use istio_api::secret::Credential;
 use istio_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use istio_api::service_entry::{ServiceEntry, WorkloadEntry};
 use istio_api::{Object, Resource, levels};
 
+use crate::credential::{self, Credentials};
 use crate::delegate;
 use crate::discovery::discovered;
 use crate::entry::Declared;
@@ -68,7 +70,7 @@ pub type KeySets = BTreeMap<String, Arc<str>>;
 
 /// The mesh at one moment; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Snapshot(Arc<Inner>, Arc<KeySets>);
+pub struct Snapshot(Arc<Inner>, Arc<KeySets>, Arc<Credentials>);
 
 impl Snapshot {
     /// Builds a snapshot. Of conflicting objects the older counts: by creation time, then in the order given.
@@ -91,6 +93,7 @@ impl Snapshot {
         let resources = discovered(resources, &inner.mesh);
         let trust_domain = inner.mesh.trust_domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
         let mut rules: Vec<Arc<Object<DestinationRule>>> = Vec::new();
+        let mut credentials = Credentials::new();
         for resource in resources {
             match resource {
                 Resource::Namespace(o) => {
@@ -116,6 +119,10 @@ impl Snapshot {
                 Resource::Telemetry(o) => inner.telemetries.push(o.clone()),
                 Resource::ServiceEntry(o) => inner.entries.push(o.clone()),
                 Resource::WorkloadEntry(o) => inner.own_workloads.push(o.clone()),
+                Resource::Secret(o) => {
+                    let key = (o.metadata.namespace.clone(), o.metadata.name.clone());
+                    credentials.insert(key, Arc::new(o.spec.clone()));
+                }
                 _ => {}
             }
         }
@@ -142,13 +149,32 @@ impl Snapshot {
             }
         }
         inner.rules = policy::merge(&rules, full_host);
-        Self(Arc::new(inner), Arc::default())
+        let named = credential::named(inner.rules.values().flatten());
+        credentials.retain(|key, _| named.contains(key));
+        Self(Arc::new(inner), Arc::default(), Arc::new(credentials))
     }
 
     /// The same mesh with the key sets that were fetched for its RequestAuthentications.
     #[must_use]
     pub fn with_key_sets(self, sets: Arc<KeySets>) -> Self {
-        Self(self.0, sets)
+        Self(self.0, sets, self.2)
+    }
+
+    /// The same mesh with the content of the Secrets that it names, for a source that brings them apart.
+    #[must_use]
+    pub fn with_credentials(self, credentials: Arc<Credentials>) -> Self {
+        Self(self.0, self.1, credentials)
+    }
+
+    /// Namespace and name of every Secret that a DestinationRule needs for the sidecars it selects.
+    pub fn named_secrets(&self) -> BTreeSet<(String, String)> {
+        credential::named(self.destination_rules())
+    }
+
+    /// The content of a Secret, when a DestinationRule of the same namespace names it.
+    pub fn credential(&self, namespace: &str, name: &str) -> Option<&Credential> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.2.get(&key).map(|found| &**found)
     }
 
     /// The key set that was fetched from an address.
@@ -158,7 +184,7 @@ impl Snapshot {
 
     /// Whether both are the very same snapshot, not only equal ones.
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) && Arc::ptr_eq(&self.1, &other.1)
+        Arc::ptr_eq(&self.0, &other.0) && Arc::ptr_eq(&self.1, &other.1) && Arc::ptr_eq(&self.2, &other.2)
     }
 
     /// The mesh configuration.

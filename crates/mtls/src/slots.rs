@@ -15,9 +15,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
+use webpki::CertRevocationList;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::TlsError;
+use crate::config::{TlsError, read_revoked};
 use crate::peer::{Peer, hex};
 
 /// What `/certs` and `proxy-config secret` show of a certificate.
@@ -118,6 +119,8 @@ pub struct RootSlot {
 
 pub(crate) struct Roots {
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
+    /// Lists of revoked certificates that came with them.
+    pub(crate) revoked: Vec<Arc<CertRevocationList<'static>>>,
     info: Vec<CertInfo>,
     chain: Vec<CertificateDer<'static>>,
 }
@@ -128,6 +131,16 @@ impl RootSlot {
     /// # Errors
     /// When the text is not PEM, holds no certificate, or one cannot be a root; the former ones stay.
     pub fn set_pem(&self, pem: &str) -> Result<(), TlsError> {
+        self.set_with_revoked(pem, "")
+    }
+
+    /// As [`Self::set_pem`], with the lists of what those below the roots have revoked; with any, each certificate of a
+    /// chain must be told of by one.
+    ///
+    /// # Errors
+    /// As [`Self::set_pem`], or when a list cannot be used; the former roots and lists stay.
+    pub fn set_with_revoked(&self, pem: &str, revoked_pem: &str) -> Result<(), TlsError> {
+        let revoked = read_revoked(revoked_pem)?;
         let chain = read_chain(pem)?;
         let anchors = chain
             .iter()
@@ -135,7 +148,7 @@ impl RootSlot {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| TlsError::Certificate(format!("a root cannot be used: {e}")))?;
         let info = chain.iter().filter_map(CertInfo::read).collect();
-        self.current.store(Some(Arc::new(Roots { anchors, info, chain })));
+        self.current.store(Some(Arc::new(Roots { anchors, revoked, info, chain })));
         Ok(())
     }
 
@@ -181,6 +194,13 @@ impl SecretStore {
     /// The root slot of a name.
     pub fn roots(&self, name: &str) -> Arc<RootSlot> {
         self.roots.lock().entry(name.to_owned()).or_default().clone()
+    }
+
+    /// Lets go of every slot of which `of` says so by its name and that nobody else holds: what is not referred to any
+    /// more is not kept.
+    pub fn forget(&self, of: impl Fn(&str) -> bool) {
+        self.certificates.lock().retain(|name, slot| !of(name) || Arc::strong_count(slot) > 1);
+        self.roots.lock().retain(|name, slot| !of(name) || Arc::strong_count(slot) > 1);
     }
 
     /// Names of the certificates mentioned so far.

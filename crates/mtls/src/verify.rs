@@ -58,7 +58,8 @@ impl Verifier {
             let roots = slot.load().ok_or_else(|| refuse(Refusal::NoRoots))?;
             let certificate = EndEntityCert::try_from(leaf).map_err(certificate_error)?;
             let algorithms = crate::provider().signature_verification_algorithms.all;
-            let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().map(|list| &**list).collect();
+            let lists: Vec<&CertRevocationList<'_>> =
+                self.revoked.iter().chain(&roots.revoked).map(|list| &**list).collect();
             // Without a list nothing is asked; an empty builder is an error.
             let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
                 options

@@ -180,11 +180,12 @@ fn outbound(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: &Servic
     }
     let rule = snapshot.destination_rule_for(&service.host, &proxy.namespace, &proxy.labels);
     let origin = rule.as_ref().map(|rule| policy::origin(rule));
+    let selected = rule.as_ref().is_some_and(|rule| !rule.selector.is_empty());
     let subsets = rule.iter().flat_map(|rule| &rule.subsets).map(|subset| subset.name.as_str());
     for subset in std::iter::once("").chain(subsets) {
         let traffic = rule.as_ref().map(|rule| policy::effective(rule, subset, port.port)).unwrap_or_default();
         let (traffic, origin) = (&traffic, origin.as_deref());
-        all.push(Outbound { snapshot, proxy, service, port, app, subset, traffic, origin }.cluster());
+        all.push(Outbound { snapshot, proxy, service, port, app, subset, traffic, origin, selected }.cluster());
     }
 }
 
@@ -197,6 +198,8 @@ struct Outbound<'a> {
     subset: &'a str,
     traffic: &'a TrafficPolicy,
     origin: Option<&'a str>,
+    /// The DestinationRule selects its clients.
+    selected: bool,
 }
 
 impl Outbound<'_> {
@@ -298,7 +301,8 @@ impl Outbound<'_> {
                     if asked.subject_alt_names.is_empty() {
                         asked.subject_alt_names.clone_from(&self.service.subject_alt_names);
                     }
-                    out["transportSocket"] = policy::tls(&asked, &self.service.host, self.app == App::Http2);
+                    out["transportSocket"] =
+                        policy::tls(&asked, self.selected, &self.service.host, self.app == App::Http2);
                 }
             }
             None => {

@@ -22,6 +22,7 @@ mod proxy;
 mod resource;
 mod routes;
 mod scope;
+mod secrets;
 mod sidecar;
 mod telemetry;
 mod tls;
@@ -36,6 +37,7 @@ pub use outlook::Outlook;
 pub use proxy::{Kind, NodeError, Proxy};
 pub use resource::Resource;
 pub use routes::routes;
+pub use secrets::secret;
 pub use unsupported::{Unsupported, unsupported};
 
 /// A duration as proto-JSON writes it.

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::secrets;
+
 const CIPHERS: [&str; 6] = [
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-GCM-SHA384",
@@ -26,6 +28,11 @@ pub(crate) fn sds(name: &str) -> Value {
             "resourceApiVersion": "V3"
         }
     })
+}
+
+/// A secret that the control plane itself sends, on the stream of everything else.
+fn sent(name: &str) -> Value {
+    json!({"name": name, "sdsConfig": {"ads": {}, "resourceApiVersion": "V3"}})
 }
 
 fn socket(context: Value) -> Value {
@@ -61,12 +68,49 @@ pub(crate) fn mesh_upstream(sans: &[String], sni: &str, alpn: &[&str]) -> Value 
     }))
 }
 
-/// TLS as a DestinationRule describes it, with files or none instead of the mesh's certificate.
-pub(crate) struct FileTls<'a> {
-    /// Client certificate and key paths; both or neither.
-    pub client: Option<(&'a str, &'a str)>,
-    /// Path of the roots; none: the system's.
-    pub roots: Option<&'a str>,
+/// Where the certificates of a DestinationRule are.
+pub(crate) enum Certificates<'a> {
+    /// In files of the client's pod.
+    Files {
+        /// Client certificate and key paths; both or neither.
+        client: Option<(&'a str, &'a str)>,
+        /// Path of the roots; none: the system's.
+        roots: Option<&'a str>,
+    },
+    /// In a Secret of the client's namespace.
+    Secret {
+        /// Its name.
+        name: &'a str,
+        /// Whether a client certificate is shown.
+        client: bool,
+    },
+}
+
+impl Certificates<'_> {
+    /// The secret of the client's certificate.
+    fn certificate(&self) -> Option<Value> {
+        match self {
+            Self::Files { client, .. } => {
+                client.map(|(certificate, key)| sds(&format!("file-cert:{certificate}~{key}")))
+            }
+            Self::Secret { name, client } => client.then(|| sent(&secrets::certificate(name))),
+        }
+    }
+
+    /// The secret of the roots.
+    fn roots(&self) -> Value {
+        match self {
+            Self::Files { roots: None, .. } => sds("file-root:system"),
+            Self::Files { roots: Some(path), .. } => sds(&format!("file-root:{path}")),
+            Self::Secret { name, .. } => sent(&secrets::roots(name)),
+        }
+    }
+}
+
+/// TLS as a DestinationRule describes it, with certificates of its own or none instead of the mesh's.
+pub(crate) struct OwnTls<'a> {
+    /// Where certificate, key and roots come from.
+    pub certificates: Certificates<'a>,
     /// Path of the list of revoked certificates.
     pub revoked: Option<&'a str>,
     /// Names of which the server's certificate must carry one.
@@ -79,7 +123,7 @@ pub(crate) struct FileTls<'a> {
     pub alpn: &'a [&'a str],
 }
 
-impl FileTls<'_> {
+impl OwnTls<'_> {
     /// The upstream transport socket.
     pub(crate) fn upstream(&self) -> Value {
         let mut common = json!({
@@ -88,8 +132,8 @@ impl FileTls<'_> {
         if !self.alpn.is_empty() {
             common["alpnProtocols"] = json!(self.alpn);
         }
-        if let Some((certificate, key)) = self.client {
-            common["tlsCertificateSdsSecretConfigs"] = json!([sds(&format!("file-cert:{certificate}~{key}"))]);
+        if let Some(certificate) = self.certificates.certificate() {
+            common["tlsCertificateSdsSecretConfigs"] = json!([certificate]);
         }
         if !self.insecure {
             let mut checks = json!({});
@@ -99,9 +143,7 @@ impl FileTls<'_> {
             if let Some(path) = self.revoked {
                 checks["crl"] = json!({"filename": path});
             }
-            let roots = self.roots.map_or_else(|| "file-root:system".to_owned(), |path| format!("file-root:{path}"));
-            common["combinedValidationContext"] =
-                json!({"defaultValidationContext": checks, "validationContextSdsSecretConfig": sds(&roots)});
+            common["combinedValidationContext"] = json!({"defaultValidationContext": checks, "validationContextSdsSecretConfig": self.certificates.roots()});
         }
         let mut context = json!({
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use istio_api::extensions::Telemetry;
 use istio_api::networking::{Headers, HttpRoute, TrafficPolicy, VirtualService};
+use istio_api::secret::secret_name;
 use istio_api::security::{AuthorizationPolicy, RequestAuthentication};
 use mesh::{MergedDestinationRule, Snapshot};
 use telemetry::Template;
@@ -131,17 +132,18 @@ fn header_values(headers: Option<&Headers>, at: &str, list: &mut List<'_>) {
 }
 
 fn destination_rule(rule: &MergedDestinationRule, list: &mut List<'_>) {
+    let selected = !rule.selector.is_empty();
     if let Some(policy) = &rule.traffic_policy {
-        traffic_policy(policy, "/spec/trafficPolicy", list);
+        traffic_policy(policy, "/spec/trafficPolicy", selected, list);
     }
     for (index, subset) in rule.subsets.iter().enumerate() {
         if let Some(policy) = &subset.traffic_policy {
-            traffic_policy(policy, &format!("/spec/subsets/{index}/trafficPolicy"), list);
+            traffic_policy(policy, &format!("/spec/subsets/{index}/trafficPolicy"), selected, list);
         }
     }
 }
 
-fn traffic_policy(policy: &TrafficPolicy, at: &str, list: &mut List<'_>) {
+fn traffic_policy(policy: &TrafficPolicy, at: &str, selected: bool, list: &mut List<'_>) {
     let post = policy.tunnel.as_ref().is_some_and(|tunnel| tunnel.protocol == "POST");
     list.when(post, || format!("{at}/tunnel/protocol"), "tunnels by POST are not built; use CONNECT");
     let interval = policy.retry_budget.as_ref().is_some_and(|budget| budget.budget_interval.is_some());
@@ -162,11 +164,12 @@ fn traffic_policy(policy: &TrafficPolicy, at: &str, list: &mut List<'_>) {
         }
         if let Some(tls) = tls {
             let field = |name: &str| format!("{place}/tls/{name}");
-            list.when(
-                !tls.credential_name.is_empty(),
-                || field("credentialName"),
-                "secrets are not sent to sidecars; use caCertificates, clientCertificate and privateKey",
-            );
+            let given = !tls.credential_name.is_empty();
+            let reason = "Istio sends a sidecar secrets only of a rule with a workloadSelector; add one, or use files";
+            list.when(given && !selected, || field("credentialName"), reason);
+            let reason = "write the name of a Secret of the rule's own namespace";
+            let named = secret_name(&tls.credential_name).is_some();
+            list.when(given && selected && !named, || field("credentialName"), reason);
         }
         let old = outlier.is_some_and(|outlier| outlier.consecutive_errors.is_some());
         list.when(old, || format!("{place}/outlierDetection/consecutiveErrors"), "use consecutive5xxErrors");

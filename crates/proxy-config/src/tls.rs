@@ -31,10 +31,13 @@ pub fn apply_secret(secret: &tls::Secret, store: &SecretStore) -> std::result::R
             }
             Some(tls::secret::Type::ValidationContext(context)) => {
                 refuse_validation(context)?;
-                refuse_set!(context; match_typed_subject_alt_names, crl)?;
+                refuse_set!(context; match_typed_subject_alt_names)?;
                 refuse_old_names(context)?;
                 let roots = data_source(context.trusted_ca.as_ref()).under("trusted_ca")?;
-                store.roots(&secret.name).set_pem(&roots).map_err(|e| Refusal::new("trusted_ca", e))
+                let revoked = context.crl.as_ref().map(|list| data_source(Some(list))).transpose().under("crl")?;
+                let slot = store.roots(&secret.name);
+                let set = slot.set_with_revoked(&roots, revoked.as_deref().unwrap_or_default());
+                set.map_err(|e| Refusal::new("trusted_ca", e))
             }
             _ => Err(Refusal::new("type", "only tls_certificate and validation_context are supported")),
         }

@@ -1,6 +1,6 @@
 //! Starting the data plane, and putting what xDS brings in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -64,7 +64,13 @@ pub struct Wanted {
     pub endpoints: Vec<String>,
     /// Route configurations.
     pub routes: Vec<String>,
+    /// Certificates and roots that the control plane sends.
+    pub secrets: Vec<String>,
 }
+
+/// The scheme of secrets that the control plane sends; all others are the agent's, or files.
+const SENT: &str = "kubernetes://";
+const SECRET: &str = "envoy.extensions.transport_sockets.tls.v3.Secret";
 
 /// The data plane.
 #[derive(Debug)]
@@ -75,6 +81,8 @@ pub struct Proxy {
     /// Resources as they came, for `/config_dump`: by type, then name.
     pub(crate) resources: Mutex<BTreeMap<String, BTreeMap<String, Any>>>,
     bound: Mutex<BTreeMap<Arc<str>, SocketAddr>>,
+    /// Secrets that the control plane does not have, or not for us.
+    absent: Mutex<BTreeSet<String>>,
 }
 
 impl Proxy {
@@ -111,6 +119,7 @@ impl Proxy {
             quit: Notify::new(),
             resources: Mutex::default(),
             bound: Mutex::default(),
+            absent: Mutex::default(),
         }))
     }
 
@@ -143,6 +152,8 @@ impl Proxy {
         let mut rejected = Vec::new();
         for (name, any) in added {
             match self.add(kind, any) {
+                // Their slots show what may be seen of them.
+                Ok(()) if kind == SECRET => drop(self.absent.lock().remove(name)),
                 Ok(()) => {
                     self.resources.lock().entry(kind.to_owned()).or_default().insert(name.clone(), any.clone());
                 }
@@ -179,7 +190,7 @@ impl Proxy {
                 let listener: Listener = unpack(any).map_err(malformed)?;
                 self.add_listener(compile_listener(&listener, context).map_err(refused)?)?;
             }
-            "envoy.extensions.transport_sockets.tls.v3.Secret" => {
+            SECRET => {
                 let secret: Secret = unpack(any).map_err(malformed)?;
                 apply_secret(&secret, &context.secrets).map_err(refused)?;
             }
@@ -233,6 +244,8 @@ impl Proxy {
                     let _ = worker.send(Command::Close(Arc::from(name)));
                 }
             }
+            // As in Envoy, the last one that came is used on.
+            SECRET => drop(self.absent.lock().insert(name.to_owned())),
             _ => {}
         }
         if let Some(of_kind) = self.resources.lock().get_mut(kind) {
@@ -257,7 +270,13 @@ impl Proxy {
             self.shared.listeners.load().by_name.values().flat_map(|l| l.route_names()).collect();
         routes.sort();
         routes.dedup();
-        Wanted { endpoints: self.clusters().assignments(), routes }
+        let store = self.secrets();
+        store.forget(|name| name.starts_with(SENT));
+        let mut secrets = store.certificate_names();
+        secrets.extend(store.root_names());
+        secrets.retain(|name| name.starts_with(SENT));
+        self.absent.lock().retain(|name| secrets.contains(name));
+        Wanted { endpoints: self.clusters().assignments(), routes, secrets }
     }
 
     /// Reads certificates in files again, for those that were renewed; runs for ever on the control thread.
@@ -270,11 +289,18 @@ impl Proxy {
         }
     }
 
-    /// Whether everything that the listeners refer to has arrived.
+    /// Whether everything that the listeners and clusters refer to has arrived, or is said to be not there.
     pub fn is_complete(&self) -> bool {
         let wanted = self.wanted();
         let context = &self.shared.context;
+        let store = self.secrets();
+        let (absent, of_roots) = (self.absent.lock(), store.root_names());
+        let is_set = |name: &String| match of_roots.contains(name) {
+            true => store.roots(name).is_set(),
+            false => store.certificate(name).is_set(),
+        };
         wanted.routes.iter().all(|name| context.route_slot(name).load().is_some())
+            && wanted.secrets.iter().all(|name| absent.contains(name) || is_set(name))
             && wanted.endpoints.iter().all(|name| context.clusters.has_endpoints(name))
     }
 

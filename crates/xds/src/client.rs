@@ -126,7 +126,7 @@ struct Stream {
 
 impl Stream {
     /// Brings what was asked for in line with what is wanted.
-    fn subscribe(&mut self, handler: &impl Apply, versions: &BTreeMap<String, HashMap<String, String>>) {
+    fn subscribe(&mut self, handler: &impl Apply, versions: &mut BTreeMap<String, HashMap<String, String>>) {
         for (kind, want) in handler.wanted() {
             let former = self.asked.insert(kind, want.clone());
             let mut request = DeltaDiscoveryRequest { type_url: types::url(kind), ..DeltaDiscoveryRequest::default() };
@@ -140,6 +140,10 @@ impl Stream {
                 (Some(Want::Names(old)), Want::Names(new)) if old != new => {
                     request.resource_names_subscribe = new.difference(old).cloned().collect();
                     request.resource_names_unsubscribe = old.difference(new).cloned().collect();
+                    // What is let go may not be there any more when it is asked for again.
+                    if let Some(known) = versions.get_mut(kind) {
+                        known.retain(|name, _| new.contains(name));
+                    }
                 }
                 _ => continue,
             }

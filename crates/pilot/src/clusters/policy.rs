@@ -4,11 +4,12 @@ use istio_api::networking::{
     ClientTlsSettings, ConnectionPool, HttpSettings, OutlierDetection, ProxyProtocol, RetryBudget, TcpKeepalive,
     TrafficPolicy,
 };
+use istio_api::secret::secret_name;
 use mesh::MergedDestinationRule;
 use serde_json::{Value, json};
 
 use crate::duration;
-use crate::tls::FileTls;
+use crate::tls::{Certificates, OwnTls};
 
 /// Without a limit.
 const UNLIMITED: u32 = u32::MAX;
@@ -220,14 +221,17 @@ pub(super) fn outlier(of: &OutlierDetection) -> Value {
     out
 }
 
-/// TLS that the user configures: SIMPLE, or MUTUAL with files.
-pub(super) fn tls(settings: &ClientTlsSettings, host: &str, h2: bool) -> Value {
-    let text = |value: &'_ String| !value.is_empty();
-    let client = Some((settings.client_certificate.as_str(), settings.private_key.as_str()))
-        .filter(|_| text(&settings.client_certificate) && settings.mode.as_deref() == Some("MUTUAL"));
-    FileTls {
-        client,
+/// TLS that the user configures: SIMPLE, or MUTUAL, with files or a Secret; that only where the rule selects its clients.
+pub(super) fn tls(settings: &ClientTlsSettings, selected: bool, host: &str, h2: bool) -> Value {
+    let mutual = settings.mode.as_deref() == Some("MUTUAL");
+    let files = Certificates::Files {
+        client: Some((settings.client_certificate.as_str(), settings.private_key.as_str()))
+            .filter(|(certificate, _)| !certificate.is_empty() && mutual),
         roots: Some(settings.ca_certificates.as_str()).filter(|path| !path.is_empty()),
+    };
+    let secret = secret_name(&settings.credential_name).filter(|_| selected);
+    OwnTls {
+        certificates: secret.map_or(files, |name| Certificates::Secret { name, client: mutual }),
         revoked: Some(settings.ca_crl.as_str()).filter(|path| !path.is_empty()),
         sans: &settings.subject_alt_names,
         sni: if settings.sni.is_empty() { host } else { &settings.sni },

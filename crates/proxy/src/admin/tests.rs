@@ -58,6 +58,12 @@ async fn the_dump_has_envoys_sections_and_no_keys() {
     admin.proxy.secrets().certificate("default").set(&chain, &key).unwrap();
     admin.proxy.secrets().roots("ROOTCA").set_pem(&chain).unwrap();
     admin.proxy.secrets().certificate("file-cert:later");
+    // As it comes from the control plane, with its key.
+    let kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+    let sent = json!({"@type": kind, "name": "kubernetes://own", "tlsCertificate":
+        {"certificateChain": {"inlineString": chain}, "privateKey": {"inlineString": key}}});
+    let sent = ("kubernetes://own".to_owned(), envoy_api::any_from_json(sent).unwrap());
+    admin.proxy.apply(kind, &[sent], &[]).unwrap();
     let (_, text) = asked(&admin, Method::GET, "/config_dump?include_eds").await;
     let dump: Value = serde_json::from_str(&text).unwrap();
     let kinds: Vec<&str> =
@@ -76,10 +82,13 @@ async fn the_dump_has_envoys_sections_and_no_keys() {
     let same = |a: &str, b: &str| a.split_whitespace().eq(b.split_whitespace());
     assert!(same(&decoded(&active[0]["secret"]["tls_certificate"]["certificate_chain"]), &chain), "{secrets}");
     assert_eq!(decoded(&active[0]["secret"]["tls_certificate"]["private_key"]), "[redacted]");
-    assert!(same(&decoded(&active[1]["secret"]["validation_context"]["trusted_ca"]), &chain), "{secrets}");
+    assert_eq!(active[1]["name"], "kubernetes://own");
+    assert_eq!(decoded(&active[1]["secret"]["tls_certificate"]["private_key"]), "[redacted]");
+    assert!(same(&decoded(&active[2]["secret"]["validation_context"]["trusted_ca"]), &chain), "{secrets}");
     assert_eq!(secrets["dynamic_warming_secrets"][0]["name"], "file-cert:later");
     let inner: String = key.lines().filter(|l| !l.starts_with('-')).take(1).collect();
-    assert!(!text.contains(&inner), "a private key left the process");
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &key);
+    assert!(!text.contains(&inner) && !text.contains(&encoded), "a private key left the process");
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! A stock Envoy, given the resources of a case in a static bootstrap file.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use envoy_api::any_to_json;
+use envoy_api::{Any, any_to_json};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -32,7 +33,8 @@ impl Envoy {
     pub async fn start(resources: Resources) -> Self {
         let files = tempfile::tempdir().expect("a directory");
         let (config, address) = (files.path().join("envoy.json"), files.path().join("admin"));
-        std::fs::write(&config, bootstrap(resources).to_string()).expect("it can be written");
+        write_secrets(files.path(), &resources.secrets);
+        std::fs::write(&config, bootstrap(resources, files.path()).to_string()).expect("it can be written");
         let binary = std::env::var_os("MELTEMI_ENVOY").map_or_else(|| PathBuf::from("envoy"), PathBuf::from);
         let log = std::fs::File::create(files.path().join("log")).expect("it can be written");
         let process = Command::new(&binary)
@@ -81,6 +83,11 @@ impl Envoy {
         envoy
     }
 
+    /// Envoy looks at the directory of its secrets.
+    pub fn write_secrets(&self, secrets: &HashMap<String, Any>) {
+        write_secrets(self._files.path(), secrets);
+    }
+
     pub fn entry(&self, listener: &str) -> SocketAddr {
         let all = self.listeners["listener_statuses"].as_array().into_iter().flatten();
         let found = all.filter(|l| l["name"] == listener).find_map(|l| {
@@ -94,6 +101,20 @@ impl Envoy {
         let text = admin(self.admin, "/stats").await.unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         line.and_then(|value| value.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// Where the content of a secret of the control plane stands.
+fn secret_file(files: &Path, name: &str) -> PathBuf {
+    files.join(format!("{}.json", name.trim_start_matches("kubernetes://")))
+}
+
+/// Each is moved into its place, which is what Envoy watches for.
+fn write_secrets(files: &Path, secrets: &HashMap<String, Any>) {
+    for (name, secret) in secrets {
+        let new = files.join("new");
+        std::fs::write(&new, json!({"resources": [any_to_json(secret)]}).to_string()).expect("it can be written");
+        std::fs::rename(&new, secret_file(files, name)).expect("it can be moved");
     }
 }
 
@@ -113,7 +134,7 @@ async fn admin(at: SocketAddr, path: &str) -> Option<String> {
 }
 
 /// Everything static: endpoints inside their clusters, routes inside their listeners, secrets from their files.
-fn bootstrap(resources: Resources) -> Value {
+fn bootstrap(resources: Resources, files: &Path) -> Value {
     let clusters: Vec<Value> = resources
         .clusters
         .iter()
@@ -129,7 +150,7 @@ fn bootstrap(resources: Resources) -> Value {
                 endpoints.as_object_mut().expect("a message").shift_remove("@type");
                 map.insert("load_assignment".to_owned(), endpoints);
             }
-            secrets(&mut cluster);
+            secrets(&mut cluster, files);
             cluster
         })
         .collect();
@@ -149,7 +170,7 @@ fn bootstrap(resources: Resources) -> Value {
     })
 }
 
-fn routes(value: &mut Value, all: &std::collections::HashMap<String, envoy_api::Any>) {
+fn routes(value: &mut Value, all: &HashMap<String, Any>) {
     match value {
         Value::Object(map) => {
             if let Some(rds) = map.shift_remove("rds") {
@@ -165,11 +186,24 @@ fn routes(value: &mut Value, all: &std::collections::HashMap<String, envoy_api::
     }
 }
 
-/// Secrets by name become what Istio's agent would serve: the files that the names say.
-fn secrets(value: &mut Value) {
+/// Secrets by name become what Istio's agent would serve: the files that the names say. Those of the control plane come from
+/// files of their own.
+fn secrets(value: &mut Value, at: &Path) {
     match value {
         Value::Object(map) => {
-            if let Some(list) = map.shift_remove("tls_certificate_sds_secret_configs") {
+            let sent = map.get("name").and_then(Value::as_str).filter(|name| name.starts_with("kubernetes://"));
+            if let Some(file) = sent.map(|name| secret_file(at, name)) {
+                let source = json!({"path": file, "watched_directory": {"path": at}});
+                map.insert(
+                    "sds_config".to_owned(),
+                    json!({"path_config_source": source, "resource_api_version": "V3"}),
+                );
+                return;
+            }
+            let of_files = |config: &Value| config["name"].as_str().is_some_and(|name| name.starts_with("file-"));
+            let list = map.get("tls_certificate_sds_secret_configs").filter(|list| of_files(&list[0])).cloned();
+            if let Some(list) = list {
+                map.shift_remove("tls_certificate_sds_secret_configs");
                 let files = list[0]["name"].as_str().and_then(|n| {
                     n.strip_prefix("file-cert:")?.split_once('~').map(|(c, k)| (c.to_owned(), k.to_owned()))
                 });
@@ -180,7 +214,10 @@ fn secrets(value: &mut Value) {
                     );
                 }
             }
-            if let Some(mut both) = map.shift_remove("combined_validation_context") {
+            let both = map.get("combined_validation_context");
+            let both = both.filter(|both| of_files(&both["validation_context_sds_secret_config"])).cloned();
+            if let Some(mut both) = both {
+                map.shift_remove("combined_validation_context");
                 let mut context = both["default_validation_context"].take();
                 let name = both["validation_context_sds_secret_config"]["name"].as_str().unwrap_or_default().to_owned();
                 if let Some(path) = name.strip_prefix("file-root:") {
@@ -188,9 +225,9 @@ fn secrets(value: &mut Value) {
                 }
                 map.insert("validation_context".to_owned(), context);
             }
-            map.values_mut().for_each(secrets);
+            map.values_mut().for_each(|value| secrets(value, at));
         }
-        Value::Array(list) => list.iter_mut().for_each(secrets),
+        Value::Array(list) => list.iter_mut().for_each(|value| secrets(value, at)),
         _ => {}
     }
 }

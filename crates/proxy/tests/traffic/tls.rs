@@ -139,3 +139,132 @@ async fn certificates_from_files() {
         }
     }
 }
+
+/// A Secret of the namespace `shop`: a client's certificate and key, and the roots of the server.
+fn secret(name: &str, files: &[(&str, String)]) -> String {
+    let read = |path: &String| std::fs::read_to_string(path).expect("a file");
+    let data: Vec<String> =
+        files.iter().map(|(key, path)| format!("\"{key}\": {}", serde_json::to_string(&read(path)).unwrap())).collect();
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: shop}}\nstringData: {{{}}}",
+        data.join(", ")
+    )
+}
+
+fn credentials(server: &Server, mode: &str, secrets: &[String]) -> Mesh {
+    let mut mesh = Mesh::new();
+    mesh.http("web", &[("", server)]);
+    mesh.destination_rule(
+        "web",
+        &format!(
+            "host: web\nworkloadSelector: {{matchLabels: {{app: client}}}}\n\
+             trafficPolicy: {{tls: {{mode: {mode}, credentialName: own, sni: asked.example}}}}"
+        ),
+    );
+    mesh.virtual_service(
+        "web",
+        "hosts: [web]\nhttp: [{retries: {attempts: 0}, timeout: 3s, route: [{destination: {host: web}}]}]",
+    );
+    secrets.iter().for_each(|secret| drop(mesh.rule(secret)));
+    mesh
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn certificates_from_secrets() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let client = |of: &Authority, names: [&'static str; 2]| {
+        names.into_iter().zip([of.path("client.pem"), of.path("client.key")]).collect::<Vec<_>>()
+    };
+    let (tls, generic) = (["tls.crt", "tls.key"], ["cert", "key"]);
+    let with = |mut files: Vec<(&'static str, String)>, more: &[(&'static str, String)]| {
+        files.extend_from_slice(more);
+        files
+    };
+    let ca = |of: &Authority| of.path("ca.pem");
+    for (case, mode, secrets, mutual, works) in [
+        ("tls", "MUTUAL", vec![secret("own", &with(client(&ours, tls), &[("ca.crt", ca(&ours))]))], true, true),
+        ("generic", "MUTUAL", vec![secret("own", &with(client(&ours, generic), &[("cacert", ca(&ours))]))], true, true),
+        (
+            "roots apart",
+            "MUTUAL",
+            vec![secret("own", &client(&ours, tls)), secret("own-cacert", &[("cacert", ca(&ours))])],
+            true,
+            true,
+        ),
+        (
+            "another's client",
+            "MUTUAL",
+            vec![secret("own", &with(client(&theirs, tls), &[("ca.crt", ca(&ours))]))],
+            true,
+            false,
+        ),
+        (
+            "other roots",
+            "MUTUAL",
+            vec![secret("own", &with(client(&ours, tls), &[("ca.crt", ca(&theirs))]))],
+            true,
+            false,
+        ),
+        ("roots only", "SIMPLE", vec![secret("own", &[("ca.crt", ca(&ours))])], false, true),
+        (
+            "no certificate shown",
+            "SIMPLE",
+            vec![secret("own", &with(client(&ours, tls), &[("ca.crt", ca(&ours))]))],
+            true,
+            false,
+        ),
+        (
+            "nothing of it revoked",
+            "SIMPLE",
+            vec![secret("own", &[("cacert", ca(&ours)), ("crl", ours.path("none.crl"))])],
+            false,
+            true,
+        ),
+        (
+            "revoked",
+            "SIMPLE",
+            vec![secret("own", &[("cacert", ca(&ours)), ("crl", ours.path("server.crl"))])],
+            false,
+            false,
+        ),
+    ] {
+        let server = server(&ours, mutual).await;
+        let world = credentials(&server, mode, &secrets).start().await;
+        let answer = world.send(get("web", "/")).await;
+        assert_eq!(answer.status == 200, works, "{case}: {answer:?}");
+        if works {
+            assert_eq!(*server.0.names.lock(), ["asked.example"], "{case}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_changed_secret_counts_for_the_next_connection() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let server = server(&ours, true).await;
+    let of = |client: &Authority, roots: &Authority| {
+        let files = [
+            ("tls.crt", client.path("client.pem")),
+            ("tls.key", client.path("client.key")),
+            ("ca.crt", roots.path("ca.pem")),
+        ];
+        credentials(&server, "MUTUAL", &[secret("own", &files)])
+    };
+    let world = of(&theirs, &ours).start().await;
+    assert_eq!(world.send(get("web", "/")).await.status, 503, "the server does not know the client");
+    world.replace_secrets(&of(&ours, &ours));
+    let mut tries = 0;
+    while world.send(get("web", "/")).await.status != 200 {
+        tries += 1;
+        assert!(tries < 200, "the new certificate is never shown");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    // A connection that is there is not cut, whatever comes after.
+    let connections = server.0.names.lock().len();
+    world.replace_secrets(&of(&theirs, &theirs));
+    for _ in 0..20 {
+        assert_eq!(world.send(get("web", "/")).await.status, 200);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(server.0.names.lock().len(), connections);
+}

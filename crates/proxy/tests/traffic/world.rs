@@ -27,6 +27,7 @@ use crate::server::Server;
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
 /// What a case describes: servers, services, rules, and who calls.
@@ -154,6 +155,7 @@ impl Mesh {
         let listeners: Vec<Value> = pilot::listeners(&snapshot, &client).iter().map(|l| any_to_json(&l.body)).collect();
         let wanted: Vec<String> = listeners.iter().flat_map(route_names).collect();
         Resources {
+            secrets: secrets(&snapshot, &clusters),
             clusters: clusters.into_iter().map(|c| c.body).collect(),
             endpoints: pilot::endpoints(&snapshot, &client, &names).into_iter().map(|e| (e.name, e.body)).collect(),
             routes: pilot::routes(&snapshot, &client, &wanted).into_iter().map(|r| (r.name, r.body)).collect(),
@@ -180,8 +182,22 @@ pub fn snapshot(yaml: &str) -> Snapshot {
     Snapshot::build(&resources)
 }
 
+/// The secrets that clusters ask the control plane for.
+fn secrets(snapshot: &Snapshot, clusters: &[pilot::Resource]) -> HashMap<String, Any> {
+    let mut names = Vec::new();
+    for cluster in clusters {
+        visit(&any_to_json(&cluster.body), &mut |value| {
+            let name = value["name"].as_str().filter(|name| name.starts_with("kubernetes://"));
+            names.extend(name.map(str::to_owned));
+        });
+    }
+    let made = names.iter().filter_map(|name| pilot::secret(snapshot, "shop", name, true));
+    made.map(|secret| (secret.name, secret.body)).collect()
+}
+
 /// Translated resources; listeners as JSON, made to listen on a loopback port.
 pub struct Resources {
+    pub secrets: HashMap<String, Any>,
     pub clusters: Vec<Any>,
     pub endpoints: HashMap<String, Any>,
     pub routes: HashMap<String, Any>,
@@ -253,6 +269,14 @@ fn ours(resources: &Resources) -> Arc<Proxy> {
     proxy.apply(ENDPOINTS, &pairs(&resources.endpoints), &[]).expect("endpoints are taken");
     proxy.apply(ROUTES, &pairs(&resources.routes), &[]).expect("routes are taken");
     proxy.apply(LISTENER, &listeners, &[]).expect("listeners are taken");
+    let mut asked = proxy.wanted().secrets;
+    asked.sort();
+    let mut given = pairs(&resources.secrets);
+    given.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(asked, given.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(), "what is asked for is there");
+    assert!(asked.is_empty() || !proxy.is_complete(), "secrets are waited for");
+    proxy.apply(SECRET, &given, &[]).expect("secrets are taken");
+    assert!(asked.is_empty() || proxy.is_complete(), "and nothing else");
     tokio::spawn(proxy.clusters().clone().maintain());
     proxy
 }
@@ -312,6 +336,18 @@ pub fn post(host: &str, path: &str) -> http::request::Builder {
 impl World {
     pub fn is_envoy(&self) -> bool {
         matches!(self.plane, Plane::Envoy(_))
+    }
+
+    /// Other content of the mesh's Secrets comes into force.
+    pub fn replace_secrets(&self, mesh: &Mesh) {
+        let secrets = mesh.resources(self.is_envoy()).secrets;
+        match &self.plane {
+            Plane::Ours(proxy) => {
+                let secrets: Vec<_> = secrets.into_iter().collect();
+                proxy.apply(SECRET, &secrets, &[]).expect("secrets are taken");
+            }
+            Plane::Envoy(envoy) => envoy.write_secrets(&secrets),
+        }
     }
 
     /// Where a listener listens.
