@@ -235,9 +235,28 @@ fn the_application_waits_for_the_sidecar_where_that_is_wished() {
         "sidecar.istio.io/nativeSidecar: \"false\", proxy.istio.io/config: \"{holdApplicationUntilProxyStarts: true}\"",
     )
     .expect("injects");
-    let first = &spec(&text)["containers"][0];
+    let spec_of_wish = spec(&text);
+    let first = &spec_of_wish["containers"][0];
     assert_eq!(first["name"], "istio-proxy");
     assert_eq!(first["lifecycle"]["postStart"]["exec"]["command"], serde_json::json!(["pilot-agent", "wait"]));
+
+    // The mesh wishes it; a pod may say no, and a native sidecar comes first whatever is said.
+    let mut options = Options::default();
+    options.proxy_config.insert("holdApplicationUntilProxyStarts".to_owned(), true.into());
+    let with = |wish: &str| {
+        let injected = kube_inject(&DEPLOYMENT.replace("{ANNOTATION}", &format!("{{{wish}}}")), &options);
+        spec(&injected.expect("injects"))
+    };
+    let not_native = "sidecar.istio.io/nativeSidecar: \"false\"";
+    assert_eq!(with(not_native)["containers"][0], *first);
+    let no = with(&format!("{not_native}, proxy.istio.io/config: \"{{holdApplicationUntilProxyStarts: false}}\""));
+    let names: Vec<_> = no["containers"].as_array().expect("containers").iter().map(|c| &c["name"]).collect();
+    assert_eq!(names, ["app", "istio-proxy"]);
+    assert!(no["containers"][1].get("lifecycle").is_none(), "the application starts at once");
+    let native = with("");
+    let proxy = &native["initContainers"][1];
+    assert_eq!((&proxy["name"], &proxy["restartPolicy"]), (&"istio-proxy".into(), &"Always".into()));
+    assert!(proxy["lifecycle"].get("postStart").is_none(), "nothing waits for what has started before");
 }
 
 #[test]

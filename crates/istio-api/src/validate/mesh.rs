@@ -65,11 +65,6 @@ pub(crate) fn proxy_settings(spec: &ProxySettings) -> Option<String> {
     if let Some(threads) = spec.concurrency.filter(|c| !(0..=1024).contains(c)) {
         return Some(format!("concurrency: {threads} is no number of threads; 0 means one per processor"));
     }
-    if spec.hold_application_until_proxy_starts == Some(false) {
-        return Some(
-            "holdApplicationUntilProxyStarts: the application always waits for its sidecar; remove it".to_owned(),
-        );
-    }
     for (port, only, field) in
         [(spec.proxy_admin_port, 15000, "proxyAdminPort"), (spec.status_port, 15020, "statusPort")]
     {
