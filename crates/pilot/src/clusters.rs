@@ -3,7 +3,7 @@
 mod balance;
 mod policy;
 
-use istio_api::networking::{LoadBalancerSettings, TrafficPolicy};
+use istio_api::networking::{ConnectionPool, LoadBalancerSettings, TrafficPolicy};
 use mesh::{Resolution, Service, ServicePort, Snapshot};
 use serde_json::{Value, json};
 
@@ -46,6 +46,11 @@ pub(crate) fn traffic(
 ) -> Option<TrafficPolicy> {
     let rule = snapshot.destination_rule_for(host, &proxy.namespace, &proxy.labels)?;
     Some(policy::effective(&rule, subset, port))
+}
+
+/// What a pool says of connections that carry bytes, as fields of `tcp_proxy`.
+pub(crate) fn tcp_limits(pool: Option<&ConnectionPool>) -> Vec<(&'static str, Value)> {
+    policy::tcp_limits(pool)
 }
 
 /// What the DestinationRule of a cluster says of connections that carry bytes, as fields of `tcp_proxy`.
@@ -139,12 +144,17 @@ fn inbound(snapshot: &Snapshot, port: &scope::InboundPort) -> Value {
     policy::connections(pool, &mut out);
     let services: Vec<Value> = port.services.iter().map(|service| service_metadata(service)).collect();
     out["metadata"] = json!({"filterMetadata": {"istio": {"services": services}}});
+    let http = pool.and_then(|p| p.http.as_ref());
     let mut options = match port.app {
+        App::Http1 | App::Http2 if http.is_some_and(|http| http.use_client_protocol) => Some(downstream_protocol()),
         App::Http2 => Some(explicit_h2()),
         App::Auto => Some(downstream_protocol()),
         App::Http1 | App::Tcp | App::Udp => None,
     };
-    if let Some(common) = policy::http_options(pool.and_then(|p| p.http.as_ref())) {
+    if let Some(options) = &mut options {
+        policy::http2(http, options);
+    }
+    if let Some(common) = policy::common_options(pool).filter(|_| port.app != App::Tcp) {
         options.get_or_insert_with(|| json!({"explicitHttpConfig": {"httpProtocolOptions": {}}}))["commonHttpProtocolOptions"] =
             common;
     }

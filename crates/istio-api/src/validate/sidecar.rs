@@ -117,17 +117,9 @@ fn ingress(listeners: &[IngressListener], found: &mut Found) {
 
 /// What of a connection pool does not reach connections to the application.
 fn pool(pool: Option<&ConnectionPool>, at: &str, found: &mut Found) {
-    let tcp = pool.and_then(|p| p.tcp.as_ref());
-    let http = pool.and_then(|p| p.http.as_ref());
-    let used = [
-        ("tcp/maxConnectionDuration", tcp.is_some_and(|t| t.max_connection_duration.is_some())),
-        ("tcp/idleTimeout", tcp.is_some_and(|t| t.idle_timeout.is_some())),
-        ("http/h2UpgradePolicy", http.is_some_and(|h| h.h2_upgrade_policy.is_some())),
-        ("http/useClientProtocol", http.is_some_and(|h| h.use_client_protocol)),
-        ("http/maxConcurrentStreams", http.is_some_and(|h| h.max_concurrent_streams.is_some())),
-    ];
-    for (field, _) in used.into_iter().filter(|(_, used)| *used) {
-        no(found, format!("{at}/{field}"), "not built for connections to the application; remove it");
+    if pool.and_then(|p| p.http.as_ref()).is_some_and(|http| http.h2_upgrade_policy.is_some()) {
+        let message = "Istio upgrades no connection to the application; name the port http2, or use useClientProtocol";
+        no(found, format!("{at}/http/h2UpgradePolicy"), message);
     }
 }
 

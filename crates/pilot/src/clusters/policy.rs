@@ -74,11 +74,16 @@ pub(super) fn retry_budget(budget: Option<&RetryBudget>, out: &mut Value) {
     });
 }
 
-/// The HTTP options that TCP settings bring.
+/// Options of HTTP connections; those of TCP count for them too, the idle time where HTTP has none of its own.
 pub(super) fn common_options(pool: Option<&ConnectionPool>) -> Option<Value> {
     let mut out = http_options(pool.and_then(|pool| pool.http.as_ref()));
-    if let Some(life) = pool.and_then(|pool| pool.tcp.as_ref()).and_then(|tcp| tcp.max_connection_duration.as_ref()) {
+    let tcp = pool.and_then(|pool| pool.tcp.as_ref());
+    if let Some(life) = tcp.and_then(|tcp| tcp.max_connection_duration.as_ref()) {
         out.get_or_insert_with(|| json!({}))["maxConnectionDuration"] = duration(life);
+    }
+    let own = out.as_ref().is_some_and(|options| options.get("idleTimeout").is_some());
+    if let Some(idle) = tcp.and_then(|tcp| tcp.idle_timeout.as_ref()).filter(|_| !own) {
+        out.get_or_insert_with(|| json!({}))["idleTimeout"] = duration(idle);
     }
     out
 }
@@ -126,16 +131,17 @@ pub(super) fn proxy_protocol(of: Option<&ProxyProtocol>, out: &mut Value) {
     out["transportSocket"] = wrap(inner);
 }
 
+/// How long connections that carry bytes may be idle, and live.
+pub(super) fn tcp_limits(pool: Option<&ConnectionPool>) -> Vec<(&'static str, Value)> {
+    let tcp = pool.and_then(|pool| pool.tcp.as_ref());
+    let idle = tcp.and_then(|tcp| tcp.idle_timeout.as_ref()).map(|idle| ("idleTimeout", duration(idle)));
+    let life = tcp.and_then(|tcp| tcp.max_connection_duration.as_ref());
+    idle.into_iter().chain(life.map(|life| ("maxDownstreamConnectionDuration", duration(life)))).collect()
+}
+
 /// What a rule says of connections that carry bytes, as fields of `tcp_proxy`.
 pub(super) fn tcp_proxy(traffic: &TrafficPolicy) -> Vec<(&'static str, Value)> {
-    let mut out = Vec::new();
-    let tcp = traffic.connection_pool.as_ref().and_then(|pool| pool.tcp.as_ref());
-    if let Some(idle) = tcp.and_then(|tcp| tcp.idle_timeout.as_ref()) {
-        out.push(("idleTimeout", duration(idle)));
-    }
-    if let Some(life) = tcp.and_then(|tcp| tcp.max_connection_duration.as_ref()) {
-        out.push(("maxDownstreamConnectionDuration", duration(life)));
-    }
+    let mut out = tcp_limits(traffic.connection_pool.as_ref());
     let hash = traffic.load_balancer.as_ref().and_then(|lb| lb.consistent_hash.as_ref());
     if hash.is_some_and(|hash| hash.use_source_ip == Some(true)) {
         out.push(("hashPolicy", json!([{"sourceIp": {}}])));
@@ -179,7 +185,7 @@ pub(super) fn keepalive(of: Option<&TcpKeepalive>, out: &mut Value) {
 }
 
 /// Options of HTTP connections.
-pub(super) fn http_options(http: Option<&HttpSettings>) -> Option<Value> {
+fn http_options(http: Option<&HttpSettings>) -> Option<Value> {
     let http = http?;
     let mut out = json!({});
     if let Some(idle) = &http.idle_timeout {

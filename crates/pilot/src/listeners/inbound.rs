@@ -7,7 +7,7 @@ use super::{listener_filter, socket_address};
 use crate::authz::Policies;
 use crate::http::{self, Manager, Routes};
 use crate::scope::{self, App, InboundPort};
-use crate::{Proxy, access_log, jwt, names, telemetry, tls};
+use crate::{Proxy, access_log, clusters, jwt, names, telemetry, tls};
 
 const MESH_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
 const MESH_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
@@ -171,7 +171,7 @@ impl<'a> Own<'a> {
         } else {
             let cluster =
                 port.map_or_else(|| names::INBOUND_PASSTHROUGH.to_owned(), |p| names::inbound_cluster(p.port));
-            json!(self.tcp_filters(&cluster))
+            json!(self.tcp_filters(&cluster, port))
         };
         if plan.mtls {
             let domains: Vec<&str> = self.trust_domains.iter().map(String::as_str).collect();
@@ -186,13 +186,17 @@ impl<'a> Own<'a> {
         self.proxy.has("istio.metadata_exchange").then(http::metadata_exchange)
     }
 
-    fn tcp_filters(&self, cluster: &str) -> Vec<Value> {
+    fn tcp_filters(&self, cluster: &str, port: Option<&InboundPort>) -> Vec<Value> {
         let mut filters: Vec<Value> = self.exchange().into_iter().collect();
         filters.extend(self.tcp_security.iter().cloned());
         if http::counts(self.snapshot, self.proxy) {
             filters.push(http::stats(true));
         }
-        filters.push(http::tcp_proxy(cluster, telemetry::access_logs(self.snapshot, self.proxy, Side::Server)));
+        let mut bytes = http::tcp_proxy(cluster, telemetry::access_logs(self.snapshot, self.proxy, Side::Server));
+        for (field, value) in clusters::tcp_limits(port.and_then(|port| port.pool.as_ref())) {
+            bytes["typedConfig"][field] = value;
+        }
+        filters.push(bytes);
         filters
     }
 

@@ -7,6 +7,7 @@
 
 mod destination;
 mod envoy;
+mod ingress;
 mod locality;
 mod matching;
 mod outlier;

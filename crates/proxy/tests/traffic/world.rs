@@ -159,7 +159,7 @@ impl Mesh {
             clusters: clusters.into_iter().map(|c| c.body).collect(),
             endpoints: pilot::endpoints(&snapshot, &client, &names).into_iter().map(|e| (e.name, e.body)).collect(),
             routes: pilot::routes(&snapshot, &client, &wanted).into_iter().map(|r| (r.name, r.body)).collect(),
-            listeners: listeners.into_iter().filter_map(bind).collect(),
+            listeners: inbound(&listeners).into_iter().chain(listeners.into_iter().filter_map(bind)).collect(),
         }
     }
 
@@ -246,6 +246,27 @@ fn bind(mut listener: Value) -> Option<Value> {
     socket["port_value"] = json!(0);
     listener.as_object_mut()?.remove("bind_to_port");
     Some(listener)
+}
+
+/// The plain-text chain of each declared port of the workload as a listener of its own, `inbound_PORT`: without redirection
+/// nobody comes to the capture port by another.
+fn inbound(listeners: &[Value]) -> Vec<Value> {
+    let chains = listeners.iter().filter(|l| l["name"] == "virtualInbound");
+    let chains = chains.flat_map(|l| l["filter_chains"].as_array().into_iter().flatten());
+    let of_port = |chain: &Value| {
+        let matches = &chain["filter_chain_match"];
+        let port = matches["destination_port"].as_u64().filter(|port| *port != 15006)?;
+        (matches["transport_protocol"] != "tls").then(|| {
+            json!({
+                "@type": LISTENER,
+                "name": format!("inbound_{port}"),
+                "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+                "traffic_direction": "INBOUND",
+                "filter_chains": [{"filters": chain["filters"]}]
+            })
+        })
+    };
+    chains.filter_map(of_port).collect()
 }
 
 fn ours(resources: &Resources) -> Arc<Proxy> {
@@ -386,8 +407,13 @@ impl World {
 
     /// A request on a connection of its own, so that several can be on their way at once.
     pub async fn send_apart(&self, request: http::request::Builder) -> Answer {
+        self.send_to("0.0.0.0_80", request).await
+    }
+
+    /// The same to another listener.
+    pub async fn send_to(&self, listener: &str, request: http::request::Builder) -> Answer {
         let request = request.body(Full::new(Bytes::new())).expect("a request");
-        let mut sender = connect(self.entry("0.0.0.0_80")).await;
+        let mut sender = connect(self.entry(listener)).await;
         read(sender.send_request(request).await.expect("an answer")).await
     }
 
