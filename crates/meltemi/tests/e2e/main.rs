@@ -12,6 +12,7 @@ mod lifecycle;
 mod resilience;
 mod rolling;
 mod routing;
+mod secrets;
 mod security;
 mod services;
 mod shop;
