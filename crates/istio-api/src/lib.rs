@@ -18,6 +18,7 @@ pub mod secret;
 pub mod security;
 pub mod selector;
 pub mod service_entry;
+pub mod unix;
 pub mod validate;
 pub mod yaml;
 

@@ -7,7 +7,7 @@ use istio_api::networking::{ConnectionPool, LoadBalancerSettings, TrafficPolicy}
 use mesh::{Resolution, Service, ServicePort, Snapshot};
 use serde_json::{Value, json};
 
-use crate::scope::{self, App};
+use crate::scope::{self, App, Application};
 use crate::{Proxy, Resource, endpoints, http, names, sidecar, tls};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -127,9 +127,14 @@ fn inbound(snapshot: &Snapshot, port: &scope::InboundPort) -> Value {
     let pool = port.pool.as_ref();
     out["circuitBreakers"] = policy::circuit_breakers(pool);
     out["commonLbConfig"] = json!({});
-    match port.endpoint {
-        Some(at) => {
-            let address = json!({"socketAddress": {"address": at.ip().to_string(), "portValue": at.port()}});
+    match &port.endpoint {
+        Some(application) => {
+            let address = match application {
+                Application::Ip(at) => {
+                    json!({"socketAddress": {"address": at.ip().to_string(), "portValue": at.port()}})
+                }
+                Application::Pipe(path) => json!({"pipe": {"path": path}}),
+            };
             let host = json!({"endpoint": {"address": address}});
             out["loadAssignment"] = json!({"clusterName": name, "endpoints": [{"lbEndpoints": [host]}]});
         }
@@ -161,7 +166,10 @@ fn inbound(snapshot: &Snapshot, port: &scope::InboundPort) -> Value {
     if let Some(options) = options {
         out["typedExtensionProtocolOptions"] = protocol_options(options);
     }
-    out["upstreamBindConfig"] = inbound_source();
+    // What goes to a Unix socket is not captured, and has no source address.
+    if !matches!(port.endpoint, Some(Application::Pipe(_))) {
+        out["upstreamBindConfig"] = inbound_source();
+    }
     out
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use istio_api::unix::socket_path;
 use mesh::{Endpoint, Snapshot};
 use serde_json::{Value, json};
 
@@ -69,8 +70,12 @@ fn host_entry(endpoint: &Endpoint, proxy: &Proxy, weight: u32, health: bool) -> 
     if endpoint.workload.as_ref().is_some_and(|workload| workload.in_mesh) {
         metadata["envoy.transport_socket_match"] = json!({"tlsMode": "istio"});
     }
+    let address = match socket_path(&endpoint.address) {
+        Some(path) => json!({"pipe": {"path": path}}),
+        None => json!({"socketAddress": {"address": endpoint.address, "portValue": endpoint.port}}),
+    };
     let mut out = json!({
-        "endpoint": {"address": {"socketAddress": {"address": endpoint.address, "portValue": endpoint.port}}},
+        "endpoint": {"address": address},
         "loadBalancingWeight": weight,
         "metadata": {"filterMetadata": metadata}
     });

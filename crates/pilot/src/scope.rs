@@ -7,6 +7,7 @@ use std::sync::Arc;
 use istio_api::Object;
 use istio_api::edge::{IngressListener, SidecarPort};
 use istio_api::networking::{ConnectionPool, VirtualService};
+use istio_api::unix::socket_path;
 use mesh::{Protocol, Service, ServicePort, Snapshot, Workload};
 use serde_json::Value;
 
@@ -113,6 +114,14 @@ pub(crate) fn own_workload(snapshot: &Snapshot, proxy: &Proxy) -> Option<Arc<Wor
     snapshot.workload(&proxy.namespace, &proxy.name).or_else(|| snapshot.workload_by_ip(proxy.ip)).cloned()
 }
 
+/// Where an application listens.
+pub(crate) enum Application {
+    /// At an address.
+    Ip(SocketAddr),
+    /// At a Unix socket, by its path.
+    Pipe(String),
+}
+
 /// One port of the workload itself that services lead to, or that its Sidecar opens.
 pub(crate) struct InboundPort {
     /// The workload's port.
@@ -124,7 +133,7 @@ pub(crate) struct InboundPort {
     /// The services that lead here, oldest first.
     pub services: Vec<Arc<Service>>,
     /// Where connections are sent instead of the address they were made to.
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Application>,
     /// Limits of the connections to the application.
     pub pool: Option<ConnectionPool>,
 }
@@ -175,8 +184,11 @@ fn ingress(
     let given = listener.port.as_ref()?;
     let port = u16::try_from(given.number).ok()?;
     let known = of_services.remove(&port);
-    let endpoint: Option<SocketAddr> = listener.default_endpoint.parse().ok();
-    let endpoint = endpoint.map(|at| if at.ip().is_unspecified() { SocketAddr::new(proxy.ip, at.port()) } else { at });
+    let own = |at: SocketAddr| if at.ip().is_unspecified() { SocketAddr::new(proxy.ip, at.port()) } else { at };
+    let endpoint = match socket_path(&listener.default_endpoint) {
+        Some(path) => Some(Application::Pipe(path.to_owned())),
+        None => listener.default_endpoint.parse().ok().map(|at| Application::Ip(own(at))),
+    };
     let made = InboundPort {
         port,
         service_port: known.as_ref().map_or(port, |k| k.service_port),

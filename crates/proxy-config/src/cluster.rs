@@ -16,7 +16,7 @@ use upstream::{
     ProxyVersion, RetryBudget, Service, SlowStart, Thresholds, TransportMatch,
 };
 
-use crate::common::{duration, kind, limit, plain_socket, port, socket_address, unpack};
+use crate::common::{duration, host_address, kind, limit, plain_socket, port, unpack};
 use crate::context::{ConfigError, Context, Refusal, Result, Under};
 use crate::http::extension;
 use crate::protocol::{self, refuse as refuse_fields, refuse_set};
@@ -235,10 +235,14 @@ fn endpoint_of(e: &endpoint::LbEndpoint) -> Result<&endpoint::Endpoint> {
     }
 }
 
-fn host(address: SocketAddr, locality: &endpoint::LocalityLbEndpoints, one: &endpoint::LbEndpoint) -> HostConfig {
+fn host(
+    address: impl Into<upstream::Address>,
+    locality: &endpoint::LocalityLbEndpoints,
+    one: &endpoint::LbEndpoint,
+) -> HostConfig {
     let healthy = matches!(one.health_status(), core::HealthStatus::Unknown | core::HealthStatus::Healthy);
     HostConfig {
-        address,
+        address: address.into(),
         weight: one.load_balancing_weight.map_or(1, |w| w.value).max(1),
         priority: locality.priority,
         locality: locality.locality.as_ref().map(place),
@@ -266,7 +270,7 @@ fn hosts(proto: &endpoint::ClusterLoadAssignment) -> Result<Vec<HostConfig>> {
         refuse_locality(locality).under(format!("endpoints[{l}]"))?;
         for (e, one) in locality.lb_endpoints.iter().enumerate() {
             let path = || format!("endpoints[{l}].lb_endpoints[{e}]");
-            let address = socket_address(endpoint_of(one).under(path())?.address.as_ref()).under(path())?;
+            let address = host_address(endpoint_of(one).under(path())?.address.as_ref()).under(path())?;
             all.push(host(address, locality, one));
         }
     }

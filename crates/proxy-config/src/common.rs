@@ -27,6 +27,20 @@ pub(crate) fn limit(proto: Option<&envoy_api::Duration>) -> Option<Duration> {
     duration(proto).filter(|d| !d.is_zero())
 }
 
+/// Where a host listens: a socket address, or the path of a Unix socket.
+pub(crate) fn host_address(proto: Option<&core::Address>) -> Result<upstream::Address> {
+    let Some(core::address::Address::Pipe(pipe)) = proto.and_then(|a| a.address.as_ref()) else {
+        return socket_address(proto).map(upstream::Address::Ip);
+    };
+    /// What the kernel has room for, with the zero at the end.
+    const LONGEST: usize = 107;
+    refuse_set!(pipe; mode).under("pipe")?;
+    if pipe.path.is_empty() || pipe.path.len() > LONGEST || pipe.path.contains('\0') {
+        return Err(Refusal::new("pipe.path", format!("\"{}\" is no path of a socket", pipe.path)));
+    }
+    Ok(upstream::Address::Pipe(pipe.path.as_str().into()))
+}
+
 pub(crate) fn socket_address(proto: Option<&core::Address>) -> Result<SocketAddr> {
     let Some(core::address::Address::SocketAddress(socket)) = proto.and_then(|a| a.address.as_ref()) else {
         return Err(Refusal::new("address", "only a socket_address can be used here"));

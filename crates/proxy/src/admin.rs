@@ -225,7 +225,7 @@ fn clusters(proxy: &Proxy) -> String {
                 ("rq_timeout", &stats.rq_timeout),
                 ("rq_total", &stats.rq_total),
             ];
-            let at = host.address;
+            let at = &host.address;
             for (what, counter) in counters {
                 let _ = writeln!(out, "{name}::{at}::{what}::{}", counter.load(Relaxed));
             }
@@ -251,8 +251,14 @@ fn health(host: &upstream::Host) -> &'static str {
 fn clusters_json(proxy: &Proxy) -> Value {
     let host = |h: &Arc<upstream::Host>| {
         let eds = if h.config.healthy { "HEALTHY" } else { "UNHEALTHY" };
+        let address = match &h.address {
+            upstream::Address::Ip(at) => {
+                json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}})
+            }
+            upstream::Address::Pipe(path) => json!({"pipe": {"path": &**path}}),
+        };
         json!({
-            "address": {"socket_address": {"address": h.address.ip().to_string(), "port_value": h.address.port()}},
+            "address": address,
             "health_status": {"eds_health_status": eds, "failed_outlier_check": h.is_ejected()},
             "weight": h.config.weight,
             "stats": [

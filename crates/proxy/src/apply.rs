@@ -352,6 +352,10 @@ impl Proxy {
     /// Whether the control plane still names an address as an endpoint.
     pub fn is_endpoint(&self, ip: IpAddr) -> bool {
         let of_eds = |c: &Arc<upstream::Cluster>| matches!(c.config.discovery, Discovery::Eds(_));
-        self.clusters().clusters().iter().filter(|c| of_eds(c)).any(|c| c.hosts().iter().any(|h| h.address.ip() == ip))
+        self.clusters()
+            .clusters()
+            .iter()
+            .filter(|c| of_eds(c))
+            .any(|c| c.hosts().iter().any(|h| h.address.ip().is_some_and(|at| at.ip() == ip)))
     }
 }

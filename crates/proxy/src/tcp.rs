@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +12,7 @@ use proxy_config::{FilterChain, Listener, TcpProxy};
 use telemetry::{RequestProtocol, ResponseFlags, TcpSeries};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
-use upstream::{Alpn, Cause, Cluster, Connected, Host, Outcome, PickContext, Transport};
+use upstream::{Address, Alpn, Cause, Cluster, Connected, Host, Outcome, PickContext, Transport};
 
 use crate::connection::{About, record};
 use crate::stream::Stream;
@@ -49,7 +48,7 @@ pub(crate) struct Failure {
     flags: ResponseFlags,
     reason: String,
     cluster: Option<Arc<str>>,
-    host: Option<SocketAddr>,
+    host: Option<Address>,
 }
 
 /// Picks a host and connects, as often as the configuration allows.
@@ -92,8 +91,8 @@ pub(crate) async fn connect(proxy: &TcpProxy, about: &About) -> Result<Upstream,
                         cluster.report(&host, Outcome::LocalFailure);
                         last.flags = ResponseFlags::UF.with(ResponseFlags::URX);
                         last.reason = error.to_string();
-                        last.host = Some(host.address);
-                        tried.push(host.address);
+                        last.host = Some(host.address.clone());
+                        tried.push(host.address.clone());
                     }
                 }
             }
@@ -105,8 +104,8 @@ pub(crate) async fn connect(proxy: &TcpProxy, about: &About) -> Result<Upstream,
                     ResponseFlags::UF.with(ResponseFlags::URX)
                 };
                 last.reason = cause.transport_failure().map_or_else(|| cause.to_string(), str::to_owned);
-                last.host = Some(host.address);
-                tried.push(host.address);
+                last.host = Some(host.address.clone());
+                tried.push(host.address.clone());
             }
         }
     }
@@ -133,7 +132,8 @@ pub(crate) async fn relay(
             let mut record = record(&about, failure.flags);
             record.upstream_failure = Some(&failure.reason);
             record.upstream_cluster = failure.cluster.as_deref();
-            record.upstream_host = failure.host;
+            record.upstream_host = failure.host.as_ref().and_then(Address::ip);
+            record.upstream_pipe = failure.host.as_ref().and_then(Address::pipe);
             proxy.logs.iter().for_each(|log| log.log(&record));
             return;
         }
@@ -175,7 +175,8 @@ pub(crate) async fn relay(
     record.bytes_received = moved.a_to_b.get();
     record.bytes_sent = moved.b_to_a.get();
     record.upstream_cluster = Some(&cluster.config.name);
-    record.upstream_host = Some(host.address);
+    record.upstream_host = host.address.ip();
+    record.upstream_pipe = host.address.pipe();
     record.upstream_local = connected.local;
     record.upstream_peer_uri = connected.peer_uri.as_deref();
     proxy.logs.iter().for_each(|log| log.log(&record));

@@ -224,7 +224,13 @@ pub(crate) fn write_value(piece: &Piece, record: &LogRecord<'_>, out: &mut Vec<u
             out.extend_from_slice(record.flags.to_string().as_bytes());
             true
         }
-        Piece::UpstreamHost => address(record.upstream_host, true, out),
+        Piece::UpstreamHost => match record.upstream_pipe {
+            Some(path) => {
+                out.extend_from_slice(path.as_bytes());
+                true
+            }
+            None => address(record.upstream_host, true, out),
+        },
         Piece::UpstreamLocal => address(record.upstream_local, true, out),
         Piece::DownstreamLocal { port } => address(record.downstream_local, *port, out),
         Piece::DownstreamRemote { port } => address(record.downstream_remote, *port, out),

@@ -96,6 +96,8 @@ pub struct LogRecord<'a> {
     pub response_trailers: Option<&'a HeaderMap>,
     /// The chosen endpoint.
     pub upstream_host: Option<SocketAddr>,
+    /// Its path, of one that is a Unix socket.
+    pub upstream_pipe: Option<&'a str>,
     /// The chosen cluster.
     pub upstream_cluster: Option<&'a str>,
     /// Our end of the upstream connection.
@@ -147,6 +149,7 @@ impl LogRecord<'_> {
             response_headers: None,
             response_trailers: None,
             upstream_host: None,
+            upstream_pipe: None,
             upstream_cluster: None,
             upstream_local: None,
             downstream_local: None,

@@ -167,7 +167,7 @@ impl Group {
         let mut both: Vec<(Arc<Host>, u64)> = hosts.into_iter().zip(weights).collect();
         if matches!(balance, Balance::RingHash(_) | Balance::Maglev(_)) {
             // Two proxies that learnt the same hosts in another order must agree.
-            both.sort_unstable_by_key(|(h, _)| h.address);
+            both.sort_unstable_by(|(a, _), (b, _)| a.address.cmp(&b.address));
         }
         let (hosts, weights): (Vec<Arc<Host>>, Vec<u64>) = both.into_iter().unzip();
         Self {

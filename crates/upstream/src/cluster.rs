@@ -9,6 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use telemetry::ResponseFlags;
 
+use crate::address::Address;
 use crate::balance::HostSet;
 use crate::config::{Balance, ClusterConfig, Discovery, HostConfig, Outlier, Security};
 use crate::host::{self, Host, Outcome};
@@ -35,7 +36,7 @@ pub struct PickContext<'a> {
     /// Hash of the request, for consistent hashing.
     pub hash: Option<u64>,
     /// Hosts to avoid.
-    pub tried: &'a [SocketAddr],
+    pub tried: &'a [Address],
     /// Priorities to avoid while another has a host that is well.
     pub priorities: &'a [u32],
     /// The address the client dialled.
@@ -130,11 +131,11 @@ impl Cluster {
     pub(crate) fn set_hosts(&self, configs: Vec<HostConfig>) {
         let _writing = self.writing.lock();
         let former = self.hosts.load();
-        let known: HashMap<SocketAddr, &Arc<Host>> = former.all.iter().map(|h| (h.address, h)).collect();
+        let known: HashMap<&Address, &Arc<Host>> = former.all.iter().map(|h| (&h.address, h)).collect();
         let mut made: Vec<Arc<Host>> = Vec::with_capacity(configs.len());
         let mut seen = HashSet::with_capacity(configs.len());
         for config in configs {
-            if seen.insert(config.address) {
+            if seen.insert(config.address.clone()) {
                 made.push(match known.get(&config.address) {
                     Some(host) if host.config == config => (*host).clone(),
                     former => Host::new(config, former.map(|h| &***h)),
@@ -188,7 +189,7 @@ impl Cluster {
     fn original(&self, address: SocketAddr) -> Arc<Host> {
         /// Dialled addresses remembered; beyond that the oldest go.
         const MAX_ORIGINAL: usize = 1024;
-        let find = |set: &HostSet| set.all.iter().find(|h| h.address == address).cloned();
+        let find = |set: &HostSet| set.all.iter().find(|h| h.address.ip() == Some(address)).cloned();
         if let Some(known) = find(&self.hosts.load()) {
             return known;
         }

@@ -1,5 +1,6 @@
 //! A cluster as configuration describes it; plain data.
 
+use crate::address::Address;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +135,7 @@ impl DnsTarget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostConfig {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Its share; at least 1.
     pub weight: u32,
     /// 0 is used first.
@@ -153,9 +154,9 @@ pub struct HostConfig {
 
 impl HostConfig {
     /// A well host of weight 1 and the first priority.
-    pub fn new(address: SocketAddr) -> Self {
+    pub fn new(address: impl Into<Address>) -> Self {
         Self {
-            address,
+            address: address.into(),
             weight: 1,
             priority: 0,
             locality: None,

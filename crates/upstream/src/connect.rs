@@ -1,4 +1,4 @@
-//! One connection to a host: TCP, then TLS when the host asks for it.
+//! One connection to a host: TCP, then TLS when the host asks for it; or a Unix socket.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,13 +8,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::address::Address;
 use crate::cluster::{Cluster, Permit};
-use crate::config::Security;
+use crate::config::{Security, Tls};
 use crate::error::Cause;
 use crate::host::Host;
 use crate::proxied::{self, Proxied};
@@ -26,6 +27,10 @@ pub enum Transport {
     Plain(TcpStream),
     /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
+    /// A Unix socket.
+    Pipe(UnixStream),
+    /// TLS over a Unix socket.
+    PipeTls(Box<TlsStream<UnixStream>>),
 }
 
 impl AsyncRead for Transport {
@@ -33,6 +38,8 @@ impl AsyncRead for Transport {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
             Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Pipe(s) => Pin::new(s).poll_read(cx, buf),
+            Self::PipeTls(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
 }
@@ -42,6 +49,8 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
             Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Pipe(s) => Pin::new(s).poll_write(cx, buf),
+            Self::PipeTls(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
 
@@ -49,6 +58,8 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_flush(cx),
             Self::Tls(s) => Pin::new(s).poll_flush(cx),
+            Self::Pipe(s) => Pin::new(s).poll_flush(cx),
+            Self::PipeTls(s) => Pin::new(s).poll_flush(cx),
         }
     }
 
@@ -56,6 +67,8 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Pipe(s) => Pin::new(s).poll_shutdown(cx),
+            Self::PipeTls(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
 
@@ -67,6 +80,8 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Pipe(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::PipeTls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -74,6 +89,8 @@ impl AsyncWrite for Transport {
         match self {
             Self::Plain(s) => s.is_write_vectored(),
             Self::Tls(s) => s.is_write_vectored(),
+            Self::Pipe(s) => s.is_write_vectored(),
+            Self::PipeTls(s) => s.is_write_vectored(),
         }
     }
 }
@@ -144,10 +161,44 @@ pub(crate) async fn connect_with(
 type Opened = (Transport, Option<SocketAddr>, Option<Arc<str>>);
 
 async fn open(cluster: &Cluster, host: &Host, alpn: Alpn, proxied: Option<&Proxied>) -> Result<Opened, Cause> {
+    match &host.address {
+        Address::Ip(at) => open_tcp(cluster, host, *at, alpn, proxied).await,
+        Address::Pipe(path) => open_pipe(cluster, host, path, alpn, proxied).await,
+    }
+}
+
+async fn open_pipe(
+    cluster: &Cluster,
+    host: &Host,
+    path: &str,
+    alpn: Alpn,
+    proxied: Option<&Proxied>,
+) -> Result<Opened, Cause> {
+    let failed = |e: io::Error| Cause::Connect(format!("{path}: {e}"));
+    // Linux knows abstract names by a leading zero byte.
+    let name = path.strip_prefix('@').map(|rest| format!("\0{rest}"));
+    let mut pipe = UnixStream::connect(name.as_deref().unwrap_or(path)).await.map_err(failed)?;
+    if let Some(version) = cluster.config.proxy_protocol {
+        pipe.write_all(&proxied::header(version, proxied)).await.map_err(failed)?;
+    }
+    let Security::Tls(tls) = cluster.security(host) else {
+        return Ok((Transport::Pipe(pipe), None, None));
+    };
+    let (stream, peer_uri) = secured(pipe, tls, alpn).await?;
+    Ok((Transport::PipeTls(Box::new(stream)), None, peer_uri))
+}
+
+async fn open_tcp(
+    cluster: &Cluster,
+    host: &Host,
+    at: SocketAddr,
+    alpn: Alpn,
+    proxied: Option<&Proxied>,
+) -> Result<Opened, Cause> {
     let failed = |e: io::Error| Cause::Connect(e.to_string());
-    let socket = net::connect_socket(cluster.config.bind, None, host.address.is_ipv6()).map_err(failed)?;
+    let socket = net::connect_socket(cluster.config.bind, None, at.is_ipv6()).map_err(failed)?;
     let std: std::net::TcpStream = socket.into();
-    let mut tcp = tokio::net::TcpSocket::from_std_stream(std).connect(host.address).await.map_err(failed)?;
+    let mut tcp = tokio::net::TcpSocket::from_std_stream(std).connect(at).await.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
     if let Some(keepalive) = &cluster.config.keepalive {
         net::set_keepalive(&tcp, keepalive.time, keepalive.interval, keepalive.probes).map_err(failed)?;
@@ -159,16 +210,25 @@ async fn open(cluster: &Cluster, host: &Host, alpn: Alpn, proxied: Option<&Proxi
     let Security::Tls(tls) = cluster.security(host) else {
         return Ok((Transport::Plain(tcp), local, None));
     };
+    let (stream, peer_uri) = secured(tcp, tls, alpn).await?;
+    Ok((Transport::Tls(Box::new(stream)), local, peer_uri))
+}
+
+/// Agrees on TLS; with it comes the URI name of the server.
+async fn secured<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    tls: &Tls,
+    alpn: Alpn,
+) -> Result<(TlsStream<S>, Option<Arc<str>>), Cause> {
     let config = match alpn {
         Alpn::Configured => &tls.plain,
         Alpn::MeshHttp1 => &tls.mesh_http1,
         Alpn::MeshHttp2 => &tls.mesh_http2,
     };
     let stream = TlsConnector::from(config.clone())
-        .connect(tls.name.clone(), tcp)
+        .connect(tls.name.clone(), stream)
         .await
         .map_err(|e| Cause::Tls(format!("TLS_error: {e}")))?;
     let peer = stream.get_ref().1.peer_certificates().and_then(mtls::Peer::from_certs);
-    let peer_uri = peer.and_then(|p| p.uri_sans.into_iter().next()).map(Arc::from);
-    Ok((Transport::Tls(Box::new(stream)), local, peer_uri))
+    Ok((stream, peer.and_then(|p| p.uri_sans.into_iter().next()).map(Arc::from)))
 }

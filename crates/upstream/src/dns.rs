@@ -63,7 +63,7 @@ async fn resolve(cluster: &Cluster, targets: &[DnsTarget], answers: &mut Vec<Vec
         match resolver.lookup(&target.host).await {
             Ok(found) => {
                 life = life.min(found.life);
-                let host = |ip| HostConfig { address: SocketAddr::new(ip, target.port), ..target.like.clone() };
+                let host = |ip| HostConfig { address: SocketAddr::new(ip, target.port).into(), ..target.like.clone() };
                 let wanted = |ip: &IpAddr| ip.is_ipv4() || !cluster.config.ipv4_only;
                 *answer = found.addresses.into_iter().filter(wanted).map(host).collect();
             }

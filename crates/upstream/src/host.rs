@@ -1,6 +1,5 @@
 //! One endpoint and what is remembered of it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::address::Address;
 use crate::config::{HostConfig, Outlier};
 
 /// Counters of one host, for `/clusters`.
@@ -50,7 +50,7 @@ pub struct Host {
     /// Identity within this process.
     pub id: u64,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: Address,
     /// What discovery says of it.
     pub config: HostConfig,
     /// Counters.
@@ -96,7 +96,7 @@ impl Host {
         };
         Arc::new(Self {
             id,
-            address: config.address,
+            address: config.address.clone(),
             config,
             stats: former.map(|f| f.stats.clone()).unwrap_or_default(),
             memory: former.map(|f| f.memory.clone()).unwrap_or_default(),

@@ -4,6 +4,7 @@
 //! configuration update; a swapped cluster never disturbs what is in flight. Errors are data: whose fault, whether the
 //! peer may have seen the request, Envoy's flag. This crate knows nothing of xDS or of who calls it.
 
+mod address;
 mod balance;
 mod body;
 mod cluster;
@@ -20,6 +21,7 @@ mod registry;
 mod resolver;
 mod stats;
 
+pub use address::Address;
 pub use body::{Body, BodyError, Recording, UpstreamBody};
 pub use cluster::{Cluster, ClusterSlot, Permit, PickContext, PickError};
 pub use config::{

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::FieldError;
 use crate::service_entry::{ServiceEntry, WorkloadEntry, WorkloadGroup};
+use crate::unix;
 
 type Found = Vec<FieldError>;
 
@@ -68,8 +69,13 @@ pub(super) fn service_entry(spec: &ServiceEntry, found: &mut Found) {
     ports(spec, found);
     for (i, endpoint) in spec.endpoints.iter().enumerate() {
         entry(endpoint, &format!("/spec/endpoints/{i}"), found);
-        if resolution == "STATIC" && endpoint.address.parse::<std::net::IpAddr>().is_err() {
-            let at = format!("/spec/endpoints/{i}/address");
+        let at = format!("/spec/endpoints/{i}/address");
+        let pipe = unix::socket_path(&endpoint.address).is_some();
+        if pipe && resolution != "STATIC" {
+            no(found, at, "a Unix socket needs resolution STATIC");
+        } else if pipe && spec.ports.len() != 1 {
+            no(found, at, "behind a Unix socket there is one port; give the entry one port");
+        } else if !pipe && resolution == "STATIC" && endpoint.address.parse::<std::net::IpAddr>().is_err() {
             no(found, at, format!("resolution STATIC needs an IP address, not \"{}\"", endpoint.address));
         }
     }
@@ -114,8 +120,10 @@ fn ports(spec: &ServiceEntry, found: &mut Found) {
 pub(super) fn entry(spec: &WorkloadEntry, at: &str, found: &mut Found) {
     if spec.address.is_empty() {
         no(found, format!("{at}/address"), "an address is needed");
-    } else if spec.address.starts_with("unix://") {
-        no(found, format!("{at}/address"), "Unix domain sockets are not built yet; use an address and a port");
+    } else if let Some(message) = unix::mistake(&spec.address) {
+        no(found, format!("{at}/address"), message);
+    } else if unix::socket_path(&spec.address).is_some() && !spec.ports.is_empty() {
+        no(found, format!("{at}/ports"), "a Unix socket has no ports");
     }
     for (name, port) in &spec.ports {
         if !is_port(*port) {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::FieldError;
 use crate::edge::{EgressListener, IngressListener, Sidecar, SidecarPort};
 use crate::networking::ConnectionPool;
+use crate::unix::{self, socket_path};
 
 type Found = Vec<FieldError>;
 
@@ -123,13 +124,13 @@ fn pool(pool: Option<&ConnectionPool>, at: &str, found: &mut Found) {
     }
 }
 
-/// `127.0.0.1:PORT`, `[::1]:PORT`, `0.0.0.0:PORT` or `[::]:PORT`.
+/// `127.0.0.1:PORT`, `[::1]:PORT`, `0.0.0.0:PORT`, `[::]:PORT`, or a Unix socket.
 fn endpoint(text: &str, at: &str, found: &mut Found) {
     if text.is_empty() {
         return;
     }
-    if text.starts_with("unix://") {
-        return no(found, at, "Unix domain sockets are not built yet; use 127.0.0.1:PORT");
+    if socket_path(text).is_some() {
+        return found.extend(unix::mistake(text).map(|message| FieldError::new(at, message)));
     }
     let parsed: Option<std::net::SocketAddr> = text.parse().ok();
     match parsed {
@@ -137,7 +138,9 @@ fn endpoint(text: &str, at: &str, found: &mut Found) {
         _ => no(
             found,
             at,
-            format!("\"{text}\" is not of the form 127.0.0.1:PORT, [::1]:PORT, 0.0.0.0:PORT or [::]:PORT"),
+            format!(
+                "\"{text}\" is not of the form 127.0.0.1:PORT, [::1]:PORT, 0.0.0.0:PORT, [::]:PORT or unix:///PATH"
+            ),
         ),
     }
 }
@@ -160,7 +163,7 @@ fn egress(listeners: &[EgressListener], found: &mut Found) {
             egress_host(host, &format!("{at}/hosts/{j}"), found);
         }
         if listener.bind.starts_with("unix://") {
-            no(found, format!("{at}/bind"), "Unix domain sockets are not built yet; use an address and a port");
+            no(found, format!("{at}/bind"), "listening on a Unix socket is not built; use an address and a port");
         } else if !listener.bind.is_empty() && listener.bind.parse::<IpAddr>().is_err() {
             no(found, format!("{at}/bind"), format!("\"{}\" is not an IP address", listener.bind));
         }

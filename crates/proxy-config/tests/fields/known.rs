@@ -245,7 +245,6 @@ const MESSAGES: &[(&str, &str)] = &[
 pub const REFUSED: &[&str] = &[
     "envoy.config.core.v3.EnvoyInternalAddress",
     "envoy.config.core.v3.ExtensionConfigSource",
-    "envoy.config.core.v3.Pipe",
     "envoy.config.route.v3.CookieMatcher",
     "envoy.config.route.v3.RouteMatch.TlsContextMatchOptions",
     "envoy.extensions.transport_sockets.tls.v3.GenericSecret",

@@ -291,6 +291,9 @@ fn clusters() -> Vec<Value> {
     all.push(cluster(json!({"load_assignment": {"cluster_name": "c", "endpoints": [
         {"lb_endpoints": [{"endpoint": {"address": address()}}]}
     ]}})));
+    all.push(cluster(json!({"load_assignment": {"cluster_name": "c", "endpoints": [
+        {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": "/socket"}}}}]}
+    ]}})));
     all
 }
 

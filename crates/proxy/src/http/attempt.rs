@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -182,7 +181,7 @@ pub(crate) async fn send(
             && std::mem::take(&mut second_chance)
             && let Some(request) = again.request()
         {
-            tried.hosts.push(host.address);
+            tried.hosts.push(host.address.clone());
             next = request;
             continue;
         }
@@ -228,7 +227,7 @@ async fn wait(attempts: &Attempts<'_>, retry: u32) -> Result<(), Failed> {
 #[derive(Default)]
 struct Tried {
     /// Hosts to avoid.
-    hosts: Vec<SocketAddr>,
+    hosts: Vec<upstream::Address>,
     /// Priorities of all hosts so far, and those of them to avoid now.
     seen: Vec<u32>,
     priorities: Vec<u32>,
@@ -238,7 +237,7 @@ impl Tried {
     fn note(&mut self, policy: Option<&RetryPolicy>, host: &Host, retry: u32) {
         let Some(policy) = policy else { return };
         if policy.previous_hosts {
-            self.hosts.push(host.address);
+            self.hosts.push(host.address.clone());
         }
         if policy.other_priorities > 0 {
             self.seen.push(host.config.priority);

@@ -165,7 +165,8 @@ impl Exchange {
             },
             None => RequestHeaders::Kept(&self.kept_headers),
         };
-        record.upstream_host = self.host.as_ref().map(|h| h.address);
+        record.upstream_host = self.host.as_ref().and_then(|h| h.address.ip());
+        record.upstream_pipe = self.host.as_ref().and_then(|h| h.address.pipe());
         record.upstream_cluster = self.cluster_name.as_deref();
         record.upstream_local = self.upstream_local;
         record.downstream_local = Some(about.destination);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use crate::destination::join_all;
@@ -17,12 +17,15 @@ const SLOW: Act = Act::Late(Duration::from_millis(700));
 
 /// The client's own workload behind its Sidecar: one listener on port 80 of a protocol, and what else the Sidecar says.
 async fn before(server: &Server, protocol: &str, of_listener: &str, of_all: &str) -> World {
+    before_at(&server.0.address.to_string(), protocol, of_listener, of_all).await
+}
+
+async fn before_at(at: &str, protocol: &str, of_listener: &str, of_all: &str) -> World {
     let mut mesh = Mesh::new();
     mesh.client_locality("region");
-    let at = server.0.address;
     mesh.rule(&format!(
         "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: own, namespace: shop}}\n\
-         spec:\n  {of_all}\n  ingress:\n  - port: {{number: 80, protocol: {protocol}, name: web}}\n    defaultEndpoint: {at}\n    {of_listener}\n"
+         spec:\n  {of_all}\n  ingress:\n  - port: {{number: 80, protocol: {protocol}, name: web}}\n    defaultEndpoint: \"{at}\"\n    {of_listener}\n"
     ));
     mesh.start().await
 }
@@ -118,4 +121,59 @@ async fn the_application_is_spoken_to_as_the_port_or_the_client_says() {
     let answers = all_at_once(&world, 6).await;
     assert!(answers.iter().all(|a| a.status == 200), "{answers:?}");
     assert_eq!(server.connections(), 3, "two streams on each");
+}
+
+/// A path and an abstract name that no other test has.
+fn sockets(folder: &std::path::Path) -> [String; 2] {
+    let path = folder.join("app").display().to_string();
+    let name = format!("@{}", path.trim_start_matches('/').replace('/', "-"));
+    [path, name]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_application_may_listen_on_a_unix_socket() {
+    let folder = tempfile::tempdir().expect("a directory");
+    for path in sockets(folder.path()) {
+        let world = before_at(&format!("unix://{path}"), "HTTP", "", "").await;
+        assert_eq!(world.send_to("inbound_80", get("web", "/")).await.status, 503, "{path}: nobody listens");
+        let server = Server::on_socket("piped", &path).await;
+        let answer = world.send_to("inbound_80", get("web", "/")).await;
+        assert_eq!((answer.status.as_u16(), answer.server()), (200, "piped"), "{path}");
+        assert_eq!(server.connections(), 1);
+    }
+    // Bytes go both ways as well, and the ends of both directions.
+    let path = folder.path().join("bytes");
+    let listener = tokio::net::UnixListener::bind(&path).expect("it can be bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = write.shutdown().await;
+        }
+    });
+    let world = before_at(&format!("unix://{}", path.display()), "TCP", "", "").await;
+    let mut stream = TcpStream::connect(world.entry("inbound_80")).await.expect("it is open");
+    stream.write_all(&[7; 100_000]).await.expect("it is read");
+    stream.shutdown().await.expect("half of it ends");
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).await.expect("it ends");
+    assert_eq!(back, [7; 100_000]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn unix_sockets_are_endpoints() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let [path, name] = sockets(folder.path());
+    let (first, second) = (Server::on_socket("path", &path).await, Server::on_socket("name", &name).await);
+    let mut mesh = Mesh::new();
+    mesh.rule(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: out, namespace: shop}}\n\
+         spec:\n  hosts: [out.example]\n  resolution: STATIC\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  \
+         endpoints: [{{address: \"unix://{path}\"}}, {{address: \"unix://{name}\"}}]"
+    ));
+    mesh.destination_rule("out", "host: out.example\ntrafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}");
+    let world = mesh.start().await;
+    let tally = world.tally(10, || get("out.example", "/")).await;
+    assert_eq!((tally.get("path"), tally.get("name")), (Some(&5), Some(&5)), "{tally:?}");
+    assert!(first.connections() > 0 && second.connections() > 0);
 }

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 /// What a server does with a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,6 +75,20 @@ impl Server {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
                 tokio::spawn(serve(state.clone(), stream));
+            }
+        });
+        server
+    }
+
+    /// A server that echoes on a Unix socket; a path that begins with `@` is an abstract name.
+    pub async fn on_socket(name: &str, path: &str) -> Self {
+        let listener = UnixListener::bind(path.replacen('@', "\0", 1)).expect("it can be bound");
+        let server = Self::state(name, SocketAddr::from(([127, 0, 0, 1], 0)), |_| Act::Echo);
+        let state = server.0.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                state.connections.fetch_add(1, SeqCst);
+                tokio::spawn(http(state.clone(), TokioIo::new(stream), false));
             }
         });
         server

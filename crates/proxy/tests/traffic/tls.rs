@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use crate::server::{Act, Server, http, listen};
+use crate::server::{Act, Server, State, http, listen};
 use crate::world::{Mesh, get};
 
 /// An authority with a server's and a client's certificate; all as files.
@@ -73,8 +74,8 @@ fn chain(path: &Path) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_file_iter(path).expect("a file").collect::<Result<_, _>>().expect("PEM")
 }
 
-/// An HTTPS server that echoes; it reports the server name that was asked for as its own name.
-async fn server(authority: &Authority, mutual: bool) -> Server {
+/// What a server with the authority's certificate agrees to.
+fn acceptor(authority: &Authority, mutual: bool) -> TlsAcceptor {
     let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
     let builder =
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().expect("versions");
@@ -89,18 +90,28 @@ async fn server(authority: &Authority, mutual: bool) -> Server {
     };
     let key = PrivateKeyDer::from_pem_file(authority.path("server.key")).expect("a key");
     let config = builder.with_single_cert(chain(Path::new(&authority.path("server.pem"))), key).expect("a certificate");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Speaks TLS and echoes; the server name that was asked for is kept.
+async fn talk<S>(state: Arc<State>, acceptor: TlsAcceptor, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Ok(stream) = acceptor.accept(stream).await else { return };
+    let name = stream.get_ref().1.server_name().unwrap_or_default().to_owned();
+    state.names.lock().push(name);
+    http(state, TokioIo::new(stream), false).await;
+}
+
+/// An HTTPS server that echoes.
+async fn server(authority: &Authority, mutual: bool) -> Server {
     let listener = listen().await;
     let server = Server::state("secure", listener.local_addr().unwrap(), |_| Act::Echo);
-    let (state, acceptor) = (server.0.clone(), TlsAcceptor::from(Arc::new(config)));
+    let (state, acceptor) = (server.0.clone(), acceptor(authority, mutual));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, state) = (acceptor.clone(), state.clone());
-            tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let name = stream.get_ref().1.server_name().unwrap_or_default().to_owned();
-                state.names.lock().push(name);
-                http(state, TokioIo::new(stream), false).await;
-            });
+            tokio::spawn(talk(state.clone(), acceptor.clone(), stream));
         }
     });
     server
@@ -165,7 +176,9 @@ fn credentials(server: &Server, mode: &str, secrets: &[String]) -> Mesh {
         "web",
         "hosts: [web]\nhttp: [{retries: {attempts: 0}, timeout: 3s, route: [{destination: {host: web}}]}]",
     );
-    secrets.iter().for_each(|secret| drop(mesh.rule(secret)));
+    for secret in secrets {
+        mesh.rule(secret);
+    }
     mesh
 }
 
@@ -267,4 +280,31 @@ async fn a_changed_secret_counts_for_the_next_connection() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     assert_eq!(server.0.names.lock().len(), connections);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn certificates_are_checked_on_unix_sockets_too() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let path = ours.path("socket");
+    let listener = tokio::net::UnixListener::bind(&path).expect("it can be bound");
+    let server = Server::state("secure", std::net::SocketAddr::from(([127, 0, 0, 1], 0)), |_| Act::Echo);
+    let (state, acceptor) = (server.0.clone(), acceptor(&ours, false));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(talk(state.clone(), acceptor.clone(), stream));
+        }
+    });
+    for (roots, works) in [(&ours, true), (&theirs, false)] {
+        let mut mesh = Mesh::new();
+        mesh.rule(&format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: out, namespace: shop}}\n\
+             spec: {{hosts: [server.example], resolution: STATIC, ports: [{{number: 80, name: http, protocol: HTTP}}], \
+             endpoints: [{{address: \"unix://{path}\"}}]}}"
+        ));
+        let tls = format!("mode: SIMPLE, caCertificates: {}, subjectAltNames: [server.example]", roots.path("ca.pem"));
+        mesh.destination_rule("out", &format!("host: server.example\ntrafficPolicy: {{tls: {{{tls}}}}}"));
+        let world = mesh.start().await;
+        assert_eq!(world.send(get("server.example", "/")).await.status == 200, works);
+    }
+    assert_eq!(*server.0.names.lock(), ["server.example"]);
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::HostSet;
 use super::levels::{Health, spread};
+use crate::address::Address;
 use crate::cluster::PickContext;
 use crate::config::{Balance, ClusterConfig, Discovery, HostConfig, SlowStart};
 use crate::host::Host;
@@ -13,8 +14,8 @@ fn config(balance: Balance, panic_percent: u32) -> ClusterConfig {
     ClusterConfig { balance, panic_percent, ..ClusterConfig::new("c", Discovery::Static(Vec::new())) }
 }
 
-fn address(n: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 8080))
+fn address(n: u16) -> Address {
+    SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 8080)).into()
 }
 
 fn hosts(weights: &[u32]) -> Vec<Arc<Host>> {
@@ -24,11 +25,11 @@ fn hosts(weights: &[u32]) -> Vec<Arc<Host>> {
         .collect()
 }
 
-fn counts(set: &HostSet, balance: Balance, picks: u64) -> HashMap<SocketAddr, u64> {
+fn counts(set: &HostSet, balance: Balance, picks: u64) -> HashMap<Address, u64> {
     let mut counts = HashMap::new();
     for _ in 0..picks {
         let host = set.pick(balance, &PickContext::default()).expect("there are hosts");
-        *counts.entry(host.address).or_default() += 1;
+        *counts.entry(host.address.clone()).or_default() += 1;
     }
     counts
 }
@@ -43,8 +44,10 @@ fn round_robin_follows_weights_exactly_and_interleaves() {
     let found = counts(&set, Balance::RoundRobin, 400);
     assert_eq!((found[&address(0)], found[&address(1)]), (100, 300));
     let set = HostSet::new(hosts(&[2, 2, 2]), &config(Balance::RoundRobin, 50));
-    let three: Vec<_> =
-        (0..3).filter_map(|_| set.pick(Balance::RoundRobin, &PickContext::default())).map(|h| h.address).collect();
+    let three: Vec<_> = (0..3)
+        .filter_map(|_| set.pick(Balance::RoundRobin, &PickContext::default()))
+        .map(|h| h.address.clone())
+        .collect();
     assert_eq!(three.iter().collect::<std::collections::HashSet<_>>().len(), 3, "no host twice in a row");
 }
 
@@ -79,7 +82,7 @@ fn tried_hosts_are_avoided_until_all_are_tried() {
     for _ in 0..30 {
         let host =
             set.pick(Balance::RoundRobin, &PickContext { tried: &[address(0), address(1)], ..PickContext::default() });
-        assert_eq!(host.map(|h| h.address), Some(address(2)));
+        assert_eq!(host.map(|h| h.address.clone()), Some(address(2)));
     }
     assert!(
         set.pick(
@@ -101,7 +104,7 @@ fn hashing_is_stable_when_a_host_leaves() {
         let after = HostSet::new(fewer, &config(balance, 50));
         let keys: Vec<u64> = (0..10_000_u64).map(|k| k.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
         let at = |set: &HostSet, key| {
-            set.pick(balance, &PickContext { hash: Some(key), ..PickContext::default() }).map(|h| h.address)
+            set.pick(balance, &PickContext { hash: Some(key), ..PickContext::default() }).map(|h| h.address.clone())
         };
         let moved = keys.iter().filter(|k| at(&before, **k) != at(&after, **k)).count();
         let owned = keys.iter().filter(|k| at(&before, **k) == Some(address(4))).count();
