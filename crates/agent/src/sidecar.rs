@@ -114,6 +114,7 @@ pub(crate) async fn run(options: AgentOptions, levels: Levels) -> io::Result<()>
         complete,
         progress,
         listeners_seen: false,
+        waits: false,
     };
     let client = Client { channel, node: node(&options) };
     let follow = client.run(&mut follower);

@@ -291,17 +291,25 @@ impl Proxy {
 
     /// Whether everything that the listeners and clusters refer to has arrived, or is said to be not there.
     pub fn is_complete(&self) -> bool {
+        self.is_complete_but_for_secrets() && self.has_secrets()
+    }
+
+    /// The same without the secrets: nobody can serve without the rest, but without a secret all but one cluster work.
+    pub fn is_complete_but_for_secrets(&self) -> bool {
         let wanted = self.wanted();
         let context = &self.shared.context;
-        let store = self.secrets();
+        wanted.routes.iter().all(|name| context.route_slot(name).load().is_some())
+            && wanted.endpoints.iter().all(|name| context.clusters.has_endpoints(name))
+    }
+
+    fn has_secrets(&self) -> bool {
+        let (wanted, store) = (self.wanted().secrets, self.secrets());
         let (absent, of_roots) = (self.absent.lock(), store.root_names());
         let is_set = |name: &String| match of_roots.contains(name) {
             true => store.roots(name).is_set(),
             false => store.certificate(name).is_set(),
         };
-        wanted.routes.iter().all(|name| context.route_slot(name).load().is_some())
-            && wanted.secrets.iter().all(|name| absent.contains(name) || is_set(name))
-            && wanted.endpoints.iter().all(|name| context.clusters.has_endpoints(name))
+        wanted.iter().all(|name| absent.contains(name) || is_set(name))
     }
 
     /// Tells connections to go elsewhere, and serves on.
