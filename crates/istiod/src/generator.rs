@@ -7,14 +7,14 @@ use envoy_api::Any;
 use envoy_api::envoy::config::core::v3::Node;
 use mesh::Snapshot;
 use parking_lot::RwLock;
-use pilot::{Outlook, Proxy};
+use pilot::{Part, Proxy};
 use tonic::Status;
-use xds::{Generator, Resource, Wanted, types};
+use xds::{Answer, Generator, Wanted, types};
 
 use crate::debug;
 use crate::entitled::Entitled;
 use crate::server::State;
-use crate::translated::Translated;
+use crate::translated::{self, Translated};
 
 /// Marks a request that came over TLS; only those must prove who they are, as with Istio's two ports.
 #[derive(Clone, Copy, Debug)]
@@ -87,31 +87,32 @@ impl Generator for Translator {
         debug::resources(&state, &caller, type_url, names)
     }
 
-    fn generate(&self, client: &Client, kind: &str, wanted: &Wanted) -> Vec<Resource> {
+    fn generate(&self, client: &Client, kind: &str, wanted: &Wanted) -> Answer {
         let snapshot = self.snapshot.read().clone();
-        let proxy = &client.proxy;
-        match kind {
-            types::SECRET => self.secrets(&snapshot, client, wanted),
-            types::CLUSTER | types::ENDPOINT | types::ROUTE => {
-                let question = (kind.to_owned(), wanted.clone(), Outlook::of(&snapshot, proxy));
-                self.translated.answer(&snapshot, question, || translate(&snapshot, proxy, kind, wanted))
-            }
-            _ => translate(&snapshot, proxy, kind, wanted),
-        }
+        let part = match kind {
+            types::CLUSTER => Part::Clusters,
+            types::ENDPOINT => Part::Endpoints,
+            types::LISTENER => Part::Listeners,
+            types::ROUTE => Part::Routes,
+            types::NAME_TABLE => Part::NameTable,
+            types::SECRET => return self.secrets(&snapshot, client, wanted),
+            _ => return Answer::default(),
+        };
+        self.translated.answer(&snapshot, &client.proxy, part, wanted)
     }
 }
 
 impl Translator {
     /// Secrets of Kubernetes that a proxy asks for by name, as far as it may have them.
-    fn secrets(&self, snapshot: &Snapshot, client: &Client, wanted: &Wanted) -> Vec<Resource> {
-        let Wanted::Names(names) = wanted else { return Vec::new() };
+    fn secrets(&self, snapshot: &Snapshot, client: &Client, wanted: &Wanted) -> Answer {
+        let Wanted::Names(names) = wanted else { return Answer::default() };
         if names.is_empty() || !client.proved {
-            return Vec::new();
+            return Answer::default();
         }
         let keys = self.may_have_keys(client);
         let namespace = &client.proxy.namespace;
         let made = names.iter().filter_map(|name| pilot::secret(snapshot, namespace, name, keys));
-        made.map(resource).collect()
+        made.map(|made| Arc::new(translated::resource(made))).collect()
     }
 
     fn may_have_keys(&self, client: &Client) -> bool {
@@ -123,24 +124,4 @@ impl Translator {
         };
         client.proved && self.entitled.is(&client.proxy.namespace, &client.proxy.service_account, changed)
     }
-}
-
-fn resource(made: pilot::Resource) -> Resource {
-    Resource { name: made.name, version: made.version, body: made.body }
-}
-
-fn translate(snapshot: &Snapshot, proxy: &Proxy, kind: &str, wanted: &Wanted) -> Vec<Resource> {
-    let names = match wanted {
-        Wanted::Names(names) => names.as_slice(),
-        Wanted::All => &[],
-    };
-    let made = match kind {
-        types::CLUSTER => pilot::clusters(snapshot, proxy),
-        types::ENDPOINT => pilot::endpoints(snapshot, proxy, names),
-        types::LISTENER => pilot::listeners(snapshot, proxy),
-        types::ROUTE => pilot::routes(snapshot, proxy, names),
-        types::NAME_TABLE => pilot::name_table(snapshot, proxy),
-        _ => Vec::new(),
-    };
-    made.into_iter().map(resource).collect()
 }

@@ -191,13 +191,14 @@ impl Istiod {
         if let Some(given) = given {
             tokio::spawn(follow_roots(roots.clone(), given));
         }
+        let first = loaded.borrow().snapshot.clone();
         let translator = Translator {
-            snapshot: RwLock::new(loaded.borrow().snapshot.clone()),
+            translated: Translated::new(first.clone()),
+            snapshot: RwLock::new(first),
             tokens: self.tokens.clone(),
             trust_domain: self.options.trust_domain.clone(),
             state: OnceLock::new(),
             entitled: Entitled::new(authenticate.cluster.clone()),
-            translated: Translated::default(),
         };
         let ads = AdsServer::new(translator);
         let limits = Limits { default: self.options.certificate_life, max: MAX_LIFE };
@@ -261,8 +262,9 @@ async fn follow(ads: AdsServer<Translator>, mut loaded: watch::Receiver<Loaded>,
             snapshot = snapshot.with_credentials(credentials.borrow_and_update().clone());
         }
         let sets = keys.borrow_and_update().clone();
-        *ads.generator().snapshot.write() = snapshot.with_key_sets(sets);
-        ads.generator().translated.forget();
+        let snapshot = snapshot.with_key_sets(sets);
+        ads.generator().translated.follow(&snapshot);
+        *ads.generator().snapshot.write() = snapshot;
         pilot::forget_unused();
         ads.notify();
     }

@@ -1,65 +1,249 @@
-//! What was translated from the snapshot in force: replicas of a workload are sent the same, and ask for it at the same
-//! time.
+//! What was translated for the proxies that are connected. Replicas of a workload are sent the same, and ask for it at the
+//! same time; of a change only what it touches is translated again, and what is equal is kept once for all.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 
-use mesh::Snapshot;
+use mesh::{Changes, Snapshot};
 use parking_lot::Mutex;
-use pilot::Outlook;
-use xds::{Resource, Wanted};
+use pilot::{Outlook, Part, Proxy, Touched, touched};
+use xds::{Answer, Resource, Wanted};
 
-/// Resources that are kept at most; they are some hundred bytes each, beside the messages that all share.
-const MOST: usize = 50_000;
+/// Places of resources that are kept at most: a pointer each, beside the resources, which answers share.
+const MOST: usize = 2_000_000;
+/// Changes whose sum is known: what was translated before them is translated anew as a whole.
+const REMEMBERED: u64 = 32;
 
-/// A bare type name, what is wanted of it, and who wants it.
-type Question = (String, Wanted, Outlook);
+/// What is wanted, and who wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Question {
+    part: Part,
+    wanted: Wanted,
+    outlook: Outlook,
+    /// For what is about the proxy's own address.
+    of: Option<(String, IpAddr)>,
+}
 
-/// Translations of one snapshot.
-#[derive(Default)]
+/// Translations of the snapshot in force.
 pub(crate) struct Translated(Mutex<Answers>);
 
-#[derive(Default)]
 struct Answers {
-    of: Snapshot,
-    made: HashMap<Question, Arc<[Resource]>>,
-    /// Resources in all of them.
+    /// The snapshot in force, the number of those before it, and what led from one to the next, the newest last.
+    now: Snapshot,
+    age: u64,
+    changes: VecDeque<Arc<Changes>>,
+    made: HashMap<Question, (u64, Answer)>,
+    /// Places in all of them.
     count: usize,
+    known: Known,
+}
+
+/// Resources that are in use, so that equal ones are one.
+#[derive(Default)]
+struct Known {
+    hasher: RandomState,
+    all: HashMap<u64, Weak<Resource>>,
 }
 
 impl Translated {
-    /// What was answered before, or what `make` makes now.
-    pub(crate) fn answer(
-        &self,
-        snapshot: &Snapshot,
-        question: Question,
-        make: impl FnOnce() -> Vec<Resource>,
-    ) -> Vec<Resource> {
-        if let Some(known) = self.0.lock().of(snapshot).made.get(&question).cloned() {
-            return known.to_vec();
-        }
-        let made = make();
-        let mut answers = self.0.lock();
-        let answers = answers.of(snapshot);
-        if answers.count + made.len() <= MOST {
-            answers.count += made.len();
-            answers.made.insert(question, made.as_slice().into());
-        }
-        made
+    /// Nothing translated yet, of the first snapshot.
+    pub(crate) fn new(now: Snapshot) -> Self {
+        Self(Mutex::new(Answers {
+            now,
+            age: 0,
+            changes: VecDeque::new(),
+            made: HashMap::new(),
+            count: 0,
+            known: Known::default(),
+        }))
     }
 
-    /// Nothing of a former snapshot is asked for any more.
-    pub(crate) fn forget(&self) {
-        *self.0.lock() = Answers::default();
+    /// Another snapshot is in force.
+    pub(crate) fn follow(&self, snapshot: &Snapshot) {
+        let former = self.0.lock().now.clone();
+        let changes = Arc::new(snapshot.changes_since(&former));
+        let mut answers = self.0.lock();
+        answers.now = snapshot.clone();
+        answers.age += 1;
+        answers.changes.push_back(changes);
+        if answers.changes.len() as u64 > REMEMBERED {
+            answers.changes.pop_front();
+        }
+        // What nobody has asked for since is nobody's any more.
+        let oldest = answers.age.saturating_sub(REMEMBERED);
+        answers.made.retain(|_, (age, _)| *age >= oldest);
+        answers.count = answers.made.values().map(|(_, answer)| answer.len()).sum();
+        answers.known.all.retain(|_, resource| resource.strong_count() > 0);
+    }
+
+    /// What a proxy is sent of a part of a snapshot.
+    pub(crate) fn answer(&self, snapshot: &Snapshot, proxy: &Proxy, part: Part, wanted: &Wanted) -> Answer {
+        let own = matches!(part, Part::Listeners | Part::NameTable);
+        let question = Question {
+            part,
+            wanted: wanted.clone(),
+            outlook: Outlook::of(snapshot, proxy),
+            of: own.then(|| (proxy.id.clone(), proxy.ip)),
+        };
+        let (age, former) = {
+            let answers = self.0.lock();
+            if !answers.now.is_same(snapshot) {
+                // Another came into force while this was asked.
+                drop(answers);
+                return shared(translate(snapshot, proxy, part, wanted));
+            }
+            (answers.age, answers.former(&question))
+        };
+        let answer = match &former {
+            Some((changes, former)) => renewed(changes, former, snapshot, proxy, part, wanted),
+            None => shared(translate(snapshot, proxy, part, wanted)),
+        };
+        let mut answers = self.0.lock();
+        if answers.age != age {
+            return answer;
+        }
+        answers.keep(question, answer)
     }
 }
 
 impl Answers {
-    /// Those of a snapshot; of any other one is forgotten.
-    fn of(&mut self, snapshot: &Snapshot) -> &mut Self {
-        if !self.of.is_same(snapshot) {
-            *self = Self { of: snapshot.clone(), ..Self::default() };
+    /// The last answer to a question, and what has changed since.
+    fn former(&self, question: &Question) -> Option<(Changes, Answer)> {
+        let (age, answer) = self.made.get(question)?;
+        let since = usize::try_from(self.age - age).ok().filter(|n| *n <= self.changes.len())?;
+        let mut sum = Changes::default();
+        self.changes.iter().skip(self.changes.len() - since).for_each(|changes| sum.add(changes));
+        Some((sum, answer.clone()))
+    }
+
+    /// Notes an answer; equal resources of other answers take the place of its own.
+    fn keep(&mut self, question: Question, answer: Answer) -> Answer {
+        if let Some((age, known)) = self.made.get_mut(&question)
+            && Arc::ptr_eq(known, &answer)
+        {
+            *age = self.age;
+            return answer;
         }
-        self
+        let former = self.made.get(&question).map(|(_, former)| former.clone()).unwrap_or_default();
+        let answer = self.known.share(question.part, answer, &former);
+        let before = former.len();
+        if self.count - before + answer.len() <= MOST {
+            self.count = self.count - before + answer.len();
+            self.made.insert(question, (self.age, answer.clone()));
+        }
+        answer
     }
 }
+
+impl Known {
+    /// The answer with known resources in the places of equal ones; what the former answer has in its place is known.
+    fn share(&mut self, part: Part, answer: Answer, former: &Answer) -> Answer {
+        let mut other: Vec<(usize, Arc<Resource>)> = Vec::new();
+        for (index, resource) in answer.iter().enumerate() {
+            if former.get(index).is_some_and(|f| Arc::ptr_eq(f, resource)) {
+                continue;
+            }
+            let key = self.hasher.hash_one((part, &resource.name, &resource.version));
+            match self.all.get(&key).and_then(Weak::upgrade) {
+                Some(known) if Arc::ptr_eq(&known, resource) => {}
+                Some(known) if *known == **resource => other.push((index, known)),
+                _ => drop(self.all.insert(key, Arc::downgrade(resource))),
+            }
+        }
+        if other.is_empty() {
+            return answer;
+        }
+        let mut all = answer.to_vec();
+        for (index, known) in other {
+            if let Some(place) = all.get_mut(index) {
+                *place = known;
+            }
+        }
+        all.into()
+    }
+}
+
+/// The answer after `changes`, made of the former one; the very same where they touch nothing of it.
+fn renewed(
+    changes: &Changes,
+    former: &Answer,
+    snapshot: &Snapshot,
+    proxy: &Proxy,
+    part: Part,
+    wanted: &Wanted,
+) -> Answer {
+    let touched = touched(part, changes, snapshot, proxy);
+    let made = match (touched, part, wanted) {
+        (Touched::Nothing, ..) => return former.clone(),
+        (Touched::Hosts(hosts), Part::Clusters, _) => {
+            let made = pilot::clusters_of(snapshot, proxy, hosts);
+            replaced(former, &touched, made.into_iter().map(resource).collect())
+        }
+        (Touched::Hosts(_), Part::Endpoints, Wanted::Names(names)) => {
+            let names: Vec<String> = names.iter().filter(|name| touched.has(name)).cloned().collect();
+            let made = pilot::endpoints(snapshot, proxy, &names);
+            replaced(former, &touched, made.into_iter().map(resource).collect())
+        }
+        _ => None,
+    };
+    made.unwrap_or_else(|| like(former, translate(snapshot, proxy, part, wanted)))
+}
+
+/// A former answer with other resources in the places of those that are touched; nothing when the names are not the same.
+fn replaced(former: &Answer, touched: &Touched<'_>, made: Vec<Resource>) -> Option<Answer> {
+    let mut made = made.into_iter();
+    let mut all = former.to_vec();
+    let mut same = true;
+    for place in all.iter_mut().filter(|r| touched.has(&r.name)) {
+        let now = made.next().filter(|now| now.name == place.name)?;
+        if now.version != place.version {
+            same = false;
+            *place = Arc::new(now);
+        }
+    }
+    if made.next().is_some() {
+        return None;
+    }
+    Some(if same { former.clone() } else { all.into() })
+}
+
+/// An answer made anew; what is as it was is the former one's.
+fn like(former: &Answer, made: Vec<Resource>) -> Answer {
+    let mut last: HashMap<&str, &Arc<Resource>> = former.iter().map(|r| (r.name.as_str(), r)).collect();
+    let same = |now: Resource| match last.remove(now.name.as_str()) {
+        Some(known) if *known.as_ref() == now => known.clone(),
+        _ => Arc::new(now),
+    };
+    let all: Vec<Arc<Resource>> = made.into_iter().map(same).collect();
+    let equal = all.len() == former.len() && all.iter().zip(former.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
+    if equal { former.clone() } else { all.into() }
+}
+
+fn shared(made: Vec<Resource>) -> Answer {
+    made.into_iter().map(Arc::new).collect()
+}
+
+/// As it goes on the wire.
+pub(crate) fn resource(made: pilot::Resource) -> Resource {
+    Resource { name: made.name, version: made.version, body: made.body }
+}
+
+fn translate(snapshot: &Snapshot, proxy: &Proxy, part: Part, wanted: &Wanted) -> Vec<Resource> {
+    let names = match wanted {
+        Wanted::Names(names) => &**names,
+        Wanted::All => &[],
+    };
+    let made = match part {
+        Part::Clusters => pilot::clusters(snapshot, proxy),
+        Part::Endpoints => pilot::endpoints(snapshot, proxy, names),
+        Part::Listeners => pilot::listeners(snapshot, proxy),
+        Part::Routes => pilot::routes(snapshot, proxy, names),
+        Part::NameTable => pilot::name_table(snapshot, proxy),
+    };
+    made.into_iter().map(resource).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,6 @@ pub use credential::Credentials;
 pub use model::{Endpoint, Protocol, Resolution, Service, ServicePort};
 pub use policy::{Authorization, MergedDestinationRule, MtlsMode};
 pub use settings::proxy_settings;
-pub use snapshot::{KeySets, Snapshot};
+pub use snapshot::{Changes, KeySets, Snapshot};
 pub use telemetry::{Side, TracingRules};
 pub use workload::{Identity, Workload};

@@ -79,7 +79,7 @@ pub enum Resolution {
 }
 
 /// One port of a service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServicePort {
     /// Its name.
     pub name: String,
@@ -94,7 +94,7 @@ pub struct ServicePort {
 }
 
 /// A service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Service {
     /// Fully qualified.
     pub host: String,

@@ -22,7 +22,7 @@ pub enum MtlsMode {
 }
 
 /// All DestinationRules of one host, as one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct MergedDestinationRule {
     /// Name of the first of them.
     pub name: String,

@@ -1,6 +1,6 @@
 //! Endpoints as Kubernetes' EndpointSlices name them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use istio_api::kubernetes::{EndpointAddress, EndpointSlice, Endpoints, SliceConditions, SliceEndpoint};
@@ -12,12 +12,15 @@ use crate::workload::Workload;
 /// The label by which a slice names its Service.
 const SERVICE: &str = "kubernetes.io/service-name";
 
+/// Namespace and name of a Service.
+type Key = (String, String);
+
 /// All slices by the namespace and name of their Service, and where nodes are.
 #[derive(Debug, Default)]
 pub(crate) struct Slices {
-    by_service: HashMap<(String, String), Vec<Arc<Object<EndpointSlice>>>>,
+    by_service: HashMap<Key, Vec<Arc<Object<EndpointSlice>>>>,
     /// Objects of the old form, as slices; they count where there is no slice.
-    old: HashMap<(String, String), Vec<Arc<Object<EndpointSlice>>>>,
+    old: HashMap<Key, Vec<Arc<Object<EndpointSlice>>>>,
     /// `region/zone/subzone` of a node.
     places: BTreeMap<String, String>,
 }
@@ -63,6 +66,33 @@ impl Slices {
         if !place.is_empty() {
             self.places.insert(node.name.clone(), place.to_owned());
         }
+    }
+
+    /// Whether nodes are where they were.
+    pub(crate) fn same_places(&self, other: &Self) -> bool {
+        self.places == other.places
+    }
+
+    /// Namespace and name of the Services whose slices are not those of `former`, or name one of these pods.
+    pub(crate) fn differing(&self, former: &Self, pods: &HashSet<(&str, &str)>) -> HashSet<(String, String)> {
+        let mut found = HashSet::new();
+        for (now, before) in [(&self.by_service, &former.by_service), (&self.old, &former.old)] {
+            let equal = |key: &Key| match (now.get(key), before.get(key)) {
+                (Some(a), Some(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b) || a == b),
+                _ => false,
+            };
+            let names = |(key, slices): &(&Key, &Vec<Arc<Object<EndpointSlice>>>)| {
+                let endpoints = slices.iter().flat_map(|s| &s.spec.endpoints).filter_map(|e| e.target_ref.as_ref());
+                let namespace = |given: &'_ str| if given.is_empty() { key.0.clone() } else { given.to_owned() };
+                !pods.is_empty()
+                    && endpoints
+                        .into_iter()
+                        .any(|r| pods.contains(&(namespace(&r.namespace).as_str(), r.name.as_str())))
+            };
+            found.extend(now.iter().filter(|entry| !equal(entry.0) || names(entry)).map(|(key, _)| key.clone()));
+            found.extend(before.keys().filter(|key| !now.contains_key(*key)).cloned());
+        }
+        found
     }
 
     /// Whether a slice names the service.

@@ -490,6 +490,10 @@ fn oldest_first<T: Default>(objects: &mut [Arc<Object<T>>]) {
     objects.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
 }
 
+mod changes;
 mod endpoints;
+
+pub use changes::Changes;
+
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ impl fmt::Display for Identity {
 }
 
 /// A pod, as the mesh sees it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Workload {
     /// The pod's name.
     pub name: String,

@@ -3,6 +3,8 @@
 mod balance;
 mod policy;
 
+use std::collections::BTreeSet;
+
 use istio_api::networking::{ConnectionPool, LoadBalancerSettings, TrafficPolicy};
 use mesh::{Resolution, Service, ServicePort, Snapshot};
 use serde_json::{Value, json};
@@ -25,6 +27,21 @@ pub fn clusters(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
             outbound(snapshot, proxy, service, port, &mut all);
         }
     }
+    finished(proxy, all)
+}
+
+/// Of the clusters of a proxy those that lead to some hosts.
+pub fn clusters_of(snapshot: &Snapshot, proxy: &Proxy, hosts: &BTreeSet<String>) -> Vec<Resource> {
+    let mut all = Vec::new();
+    for service in sidecar::reached(snapshot, proxy).into_iter().filter(|service| hosts.contains(&service.host)) {
+        for port in &service.ports {
+            outbound(snapshot, proxy, service, port, &mut all);
+        }
+    }
+    finished(proxy, all)
+}
+
+fn finished(proxy: &Proxy, mut all: Vec<Value>) -> Vec<Resource> {
     if proxy.preserves_case() {
         all.iter_mut().for_each(keep_case);
     }

@@ -26,9 +26,10 @@ mod secrets;
 mod sidecar;
 mod telemetry;
 mod tls;
+mod touched;
 mod unsupported;
 
-pub use clusters::clusters;
+pub use clusters::{clusters, clusters_of};
 pub use converted::forget_unused;
 pub use endpoints::endpoints;
 pub use listeners::listeners;
@@ -38,6 +39,7 @@ pub use proxy::{Kind, NodeError, Proxy};
 pub use resource::Resource;
 pub use routes::routes;
 pub use secrets::secret;
+pub use touched::{Part, Touched, touched};
 pub use unsupported::{Unsupported, unsupported};
 
 /// A duration as proto-JSON writes it.

@@ -11,7 +11,7 @@ mod status;
 mod subscription;
 
 pub use client::{Applied, Apply, Client, Want};
-pub use server::{AdsServer, Generator, Resource, Wanted};
+pub use server::{AdsServer, Answer, Generator, Resource, Wanted};
 pub use status::{ConnectionStatus, TypeStatus};
 
 /// Type URLs, without `type.googleapis.com/`.

@@ -32,13 +32,17 @@ pub struct Resource {
     pub body: Any,
 }
 
+/// All resources of one type for one subscriber. Where nothing has changed the same ones are given again: they are told
+/// apart by where they are first.
+pub type Answer = Arc<[Arc<Resource>]>;
+
 /// What a stream wants of a type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wanted {
     /// Everything.
     All,
-    /// These.
-    Names(Vec<String>),
+    /// These, in order.
+    Names(Arc<[String]>),
 }
 
 /// Makes resources.
@@ -79,7 +83,7 @@ pub trait Generator: Send + Sync + 'static {
     }
 
     /// All resources of a bare type name that the proxy wants.
-    fn generate(&self, proxy: &Self::Proxy, kind: &str, wanted: &Wanted) -> Vec<Resource>;
+    fn generate(&self, proxy: &Self::Proxy, kind: &str, wanted: &Wanted) -> Answer;
 }
 
 /// What all streams share.

@@ -1,6 +1,7 @@
 //! One ADS stream at the server: requests in, answers out, without the wire.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
@@ -12,7 +13,7 @@ use envoy_api::google::rpc::Status as RpcStatus;
 use envoy_api::{Any, google::protobuf::value::Kind};
 use tonic::{Request, Status};
 
-use crate::server::{AdsServer, Generator, Resource};
+use crate::server::{AdsServer, Answer, Generator, Resource};
 use crate::status::ConnectionStatus;
 use crate::subscription::{Difference, Subscription};
 use crate::types;
@@ -100,9 +101,9 @@ impl<G: Generator> Session<G> {
         }
     }
 
-    fn resources(&self, kind: &str) -> Option<Vec<Resource>> {
-        let (proxy, subscription) = (self.proxy.as_ref()?, self.subscriptions.get(kind)?);
-        Some(self.server.0.generator.generate(proxy, kind, &subscription.wanted()))
+    fn resources(&mut self, kind: &str) -> Option<Answer> {
+        let wanted = self.subscriptions.get_mut(kind)?.wanted();
+        Some(self.server.0.generator.generate(self.proxy.as_ref()?, kind, &wanted))
     }
 
     fn counted(&self, kind: &str) {
@@ -139,19 +140,13 @@ impl<G: Generator> Session<G> {
         (fresh, subscription.acknowledge(nonce, error))
     }
 
-    /// What must go out of one type now: its nonce and what has changed, with `kept` of all there is; noted as sent.
-    fn due<T>(
-        &mut self,
-        kind: &str,
-        asked: bool,
-        kept: impl FnOnce(&[Resource]) -> T,
-    ) -> Option<(String, Difference, T)> {
+    /// What must go out of one type now: its nonce, what has changed, and all there is; noted as sent.
+    fn due(&mut self, kind: &str, asked: bool) -> Option<(String, Difference, Answer)> {
         if !self.subscriptions.get_mut(kind)?.may_send() && !asked {
             return None;
         }
         let resources = self.resources(kind)?;
-        let kept = kept(&resources);
-        let difference = self.subscriptions.get_mut(kind)?.difference(resources);
+        let difference = self.subscriptions.get_mut(kind)?.difference(&resources);
         self.warm_endpoints(kind, &difference.changed);
         if !asked && difference.changed.is_empty() && difference.removed.is_empty() {
             return None;
@@ -160,7 +155,7 @@ impl<G: Generator> Session<G> {
         self.subscriptions.get_mut(kind)?.sent(nonce.clone());
         self.publish(kind);
         self.counted(kind);
-        Some((nonce, difference, kept))
+        Some((nonce, difference, resources))
     }
 
     /// Answers of one delta request.
@@ -199,11 +194,11 @@ impl<G: Generator> Session<G> {
 
     /// An answer of one type, when there is something to say (or something was asked).
     fn push(&mut self, kind: &str, asked: bool) -> Option<DeltaDiscoveryResponse> {
-        let (nonce, difference, ()) = self.due(kind, asked, |_| ())?;
-        let wire = |r: Resource| WireResource {
-            name: r.name,
-            version: r.version,
-            resource: Some(r.body),
+        let (nonce, difference, _) = self.due(kind, asked)?;
+        let wire = |r: Arc<Resource>| WireResource {
+            name: r.name.clone(),
+            version: r.version.clone(),
+            resource: Some(r.body.clone()),
             ..WireResource::default()
         };
         Some(DeltaDiscoveryResponse {
@@ -255,11 +250,10 @@ impl<G: Generator> Session<G> {
 
     /// Everything of one type, when any of it has changed.
     fn push_world(&mut self, kind: &str, asked: bool) -> Option<DiscoveryResponse> {
-        let bodies = |all: &[Resource]| all.iter().map(|r| r.body.clone()).collect();
-        let (nonce, _, resources) = self.due(kind, asked, bodies)?;
+        let (nonce, _, resources) = self.due(kind, asked)?;
         Some(DiscoveryResponse {
             version_info: nonce.clone(),
-            resources,
+            resources: resources.iter().map(|r| r.body.clone()).collect(),
             type_url: types::url(kind),
             nonce,
             control_plane: self.control_plane(),
@@ -269,7 +263,7 @@ impl<G: Generator> Session<G> {
 
     /// A changed cluster warms in Envoy until endpoints come, and Envoy does not ask for those it already follows: they
     /// are sent again with the next answer of their type. Whoever pushes clusters pushes endpoints right after.
-    fn warm_endpoints(&mut self, kind: &str, changed: &[Resource]) {
+    fn warm_endpoints(&mut self, kind: &str, changed: &[Arc<Resource>]) {
         if kind == types::CLUSTER
             && let Some(endpoints) = self.subscriptions.get_mut(types::ENDPOINT)
         {

@@ -1,9 +1,10 @@
 //! What one stream asked for of one type, and what it was sent. Pure: requests in, decisions out.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::server::{Resource, Wanted};
+use crate::server::{Answer, Resource, Wanted};
 use crate::status::TypeStatus;
 
 /// Names of one subscription; more are a mistake or an attack.
@@ -14,25 +15,42 @@ const MAX_NAMES: usize = 100_000;
 pub(crate) struct Subscription {
     wildcard: bool,
     names: BTreeSet<String>,
-    /// Versions the stream has, by name.
-    sent: HashMap<String, String>,
+    /// Other names are wanted than those that the last answer was about.
+    renamed: bool,
+    /// The names as they are asked for; made when they are.
+    listed: Option<Arc<[String]>>,
+    /// What the stream has: the last answer, which it shares with others, and what of single names is otherwise.
+    has: Answer,
+    apart: HashMap<String, Apart>,
     pub(crate) status: TypeStatus,
     in_flight: bool,
     /// Something changed while an answer was in flight.
     dirty: bool,
 }
 
+/// What a stream has of a name about which its last answer does not say it.
+#[derive(Debug, PartialEq)]
+enum Apart {
+    /// Nothing: it does not want it any more, or wants it again.
+    Nothing,
+    /// The word that there is none.
+    Absent,
+    /// This version, as it said when it came.
+    Version(String),
+}
+
 /// What goes out.
 #[derive(Debug, Default)]
 pub(crate) struct Difference {
-    pub(crate) changed: Vec<Resource>,
+    pub(crate) changed: Vec<Arc<Resource>>,
     pub(crate) removed: Vec<String>,
 }
 
 impl Subscription {
     /// The first request of a type without names means all of them, for types that have a wildcard.
     pub(crate) fn open(wildcard: bool, initial: HashMap<String, String>) -> Self {
-        Self { wildcard, sent: initial, ..Self::default() }
+        let apart = initial.into_iter().map(|(name, version)| (name, Apart::Version(version))).collect();
+        Self { wildcard, apart, ..Self::default() }
     }
 
     /// Adds and takes away names; `true` when something was added.
@@ -43,7 +61,11 @@ impl Subscription {
                 added |= !std::mem::replace(&mut self.wildcard, true);
             } else if self.names.len() < MAX_NAMES {
                 // Asking again for a known name asks for its content again.
-                self.sent.remove(&name);
+                if self.has.is_empty() && !self.names.contains(&name) {
+                    self.apart.remove(&name);
+                } else {
+                    self.apart.insert(name.clone(), Apart::Nothing);
+                }
                 self.names.insert(name);
                 added = true;
             }
@@ -52,8 +74,11 @@ impl Subscription {
             if name == "*" {
                 self.wildcard = false;
             }
+            self.forget(name);
             self.names.remove(name);
-            self.sent.remove(name);
+        }
+        if added || !remove.is_empty() {
+            self.renamed();
         }
         added
     }
@@ -62,8 +87,16 @@ impl Subscription {
     pub(crate) fn replace(&mut self, names: Vec<String>) -> bool {
         let names: BTreeSet<String> = names.into_iter().take(MAX_NAMES).collect();
         let differs = names != self.names;
-        self.names = names;
+        if differs {
+            self.names = names;
+            self.renamed();
+        }
         differs
+    }
+
+    fn renamed(&mut self) {
+        self.renamed = true;
+        self.listed = None;
     }
 
     /// Notes an acknowledgement or refusal; `true` when a waiting change can go out now. A stale nonce changes nothing.
@@ -90,33 +123,65 @@ impl Subscription {
         !self.in_flight
     }
 
-    pub(crate) fn wanted(&self) -> Wanted {
-        if self.wildcard { Wanted::All } else { Wanted::Names(self.names.iter().cloned().collect()) }
+    pub(crate) fn wanted(&mut self) -> Wanted {
+        if self.wildcard {
+            return Wanted::All;
+        }
+        let listed = self.listed.get_or_insert_with(|| self.names.iter().cloned().collect());
+        Wanted::Names(listed.clone())
     }
 
-    /// What the stream does not have of `now`, and what it has too much.
-    pub(crate) fn difference(&mut self, now: Vec<Resource>) -> Difference {
-        let present: BTreeSet<&str> = now.iter().map(|r| r.name.as_str()).collect();
-        // An empty version stands for "told that there is none", so that it is told once.
-        let had = self.sent.iter().filter(|(_, version)| !version.is_empty()).map(|(name, _)| name);
-        let asked = self.names.iter().filter(|name| !self.sent.contains_key(*name));
-        let gone: BTreeSet<String> = had.chain(asked).filter(|n| !present.contains(n.as_str())).cloned().collect();
-        let removed: Vec<String> = gone.into_iter().collect();
-        let changed: Vec<Resource> = now.into_iter().filter(|r| self.sent.get(&r.name) != Some(&r.version)).collect();
-        for name in &removed {
-            if self.names.contains(name) {
-                self.sent.insert(name.clone(), String::new());
-            } else {
-                self.sent.remove(name);
+    /// What the stream does not have of `now`, and what it has too much; it has all of it afterwards.
+    pub(crate) fn difference(&mut self, now: &Answer) -> Difference {
+        let difference = self.of_the_same_names(now).unwrap_or_else(|| self.of_any(now));
+        self.has = now.clone();
+        difference
+    }
+
+    /// The difference to an answer about the same names, which is nearly every one: nothing is looked up.
+    fn of_the_same_names(&self, now: &Answer) -> Option<Difference> {
+        if self.renamed || self.has.len() != now.len() || self.apart.values().any(|apart| *apart != Apart::Absent) {
+            return None;
+        }
+        let mut changed = Vec::new();
+        for (former, resource) in self.has.iter().zip(now.iter()).filter(|(a, b)| !Arc::ptr_eq(a, b)) {
+            if former.name != resource.name {
+                return None;
+            }
+            if former.version != resource.version {
+                changed.push(resource.clone());
             }
         }
-        self.sent.extend(changed.iter().map(|r| (r.name.clone(), r.version.clone())));
-        Difference { changed, removed }
+        Some(Difference { changed, removed: Vec::new() })
+    }
+
+    fn of_any(&mut self, now: &Answer) -> Difference {
+        let present: HashSet<&str> = now.iter().map(|r| r.name.as_str()).collect();
+        let last: HashMap<&str, &str> = self.has.iter().map(|r| (r.name.as_str(), r.version.as_str())).collect();
+        let version = |name: &str| match self.apart.get(name) {
+            Some(Apart::Version(version)) => Some(version.as_str()),
+            Some(Apart::Nothing | Apart::Absent) => None,
+            None => last.get(name).copied(),
+        };
+        let had =
+            last.keys().copied().chain(self.apart.keys().map(String::as_str)).filter(|name| version(name).is_some());
+        // That there is none is told once.
+        let told = |name: &str| self.apart.get(name) == Some(&Apart::Absent);
+        let asked = self.names.iter().map(String::as_str).filter(|name| version(name).is_none() && !told(name));
+        let gone: BTreeSet<String> = had.chain(asked).filter(|n| !present.contains(n)).map(str::to_owned).collect();
+        let changed = now.iter().filter(|r| version(&r.name) != Some(&r.version)).cloned().collect();
+        self.apart.retain(|name, apart| *apart == Apart::Absent && !present.contains(name.as_str()));
+        let absent = gone.iter().filter(|name| self.names.contains(*name));
+        self.apart.extend(absent.map(|name| (name.clone(), Apart::Absent)));
+        self.renamed = false;
+        Difference { changed, removed: gone.into_iter().collect() }
     }
 
     /// A resource has to be sent again, though it has not changed.
     pub(crate) fn forget(&mut self, name: &str) {
-        self.sent.remove(name);
+        if self.wildcard || self.names.contains(name) {
+            self.apart.insert(name.to_owned(), Apart::Nothing);
+        }
     }
 
     /// Notes that an answer went out.
@@ -131,8 +196,8 @@ impl Subscription {
 mod tests {
     use super::*;
 
-    fn resource(name: &str, version: &str) -> Resource {
-        Resource { name: name.to_owned(), version: version.to_owned(), body: envoy_api::Any::default() }
+    fn resource(name: &str, version: &str) -> Arc<Resource> {
+        Arc::new(Resource { name: name.to_owned(), version: version.to_owned(), body: envoy_api::Any::default() })
     }
 
     fn names(difference: &Difference) -> (Vec<&str>, &[String]) {
@@ -142,20 +207,20 @@ mod tests {
     #[test]
     fn only_what_changed_goes_out() {
         let mut all = Subscription::open(true, HashMap::new());
-        assert_eq!(names(&all.difference(vec![resource("a", "1"), resource("b", "1")])).0, ["a", "b"]);
-        assert_eq!(names(&all.difference(vec![resource("a", "1"), resource("b", "2")])).0, ["b"]);
-        let gone = all.difference(vec![resource("a", "1")]);
+        assert_eq!(names(&all.difference(&[resource("a", "1"), resource("b", "1")].into())).0, ["a", "b"]);
+        assert_eq!(names(&all.difference(&[resource("a", "1"), resource("b", "2")].into())).0, ["b"]);
+        let gone = all.difference(&[resource("a", "1")].into());
         assert_eq!(names(&gone), (vec![], &["b".to_owned()][..]));
-        assert!(all.difference(vec![resource("a", "1")]).removed.is_empty());
+        assert!(all.difference(&[resource("a", "1")].into()).removed.is_empty());
     }
 
     #[test]
     fn what_does_not_exist_is_said_once() {
         let mut some = Subscription::open(false, HashMap::new());
         some.change(vec!["a".to_owned(), "b".to_owned()], &[]);
-        assert_eq!(names(&some.difference(vec![resource("a", "1")])), (vec!["a"], &["b".to_owned()][..]));
-        assert_eq!(names(&some.difference(vec![resource("a", "1")])), (vec![], &[][..]));
-        assert_eq!(names(&some.difference(vec![resource("a", "1"), resource("b", "1")])).0, ["b"]);
+        assert_eq!(names(&some.difference(&[resource("a", "1")].into())), (vec!["a"], &["b".to_owned()][..]));
+        assert_eq!(names(&some.difference(&[resource("a", "1")].into())), (vec![], &[][..]));
+        assert_eq!(names(&some.difference(&[resource("a", "1"), resource("b", "1")].into())).0, ["b"]);
     }
 
     #[test]
@@ -164,7 +229,7 @@ mod tests {
             true,
             HashMap::from([("a".to_owned(), "1".to_owned()), ("old".to_owned(), "1".to_owned())]),
         );
-        let difference = all.difference(vec![resource("a", "1"), resource("b", "1")]);
+        let difference = all.difference(&[resource("a", "1"), resource("b", "1")].into());
         assert_eq!(names(&difference), (vec!["b"], &["old".to_owned()][..]));
     }
 
@@ -172,10 +237,87 @@ mod tests {
     fn what_is_forgotten_goes_out_again() {
         let mut some = Subscription::open(false, HashMap::new());
         some.change(vec!["a".to_owned(), "b".to_owned()], &[]);
-        some.difference(vec![resource("a", "1"), resource("b", "1")]);
+        some.difference(&[resource("a", "1"), resource("b", "1")].into());
         some.forget("a");
         some.forget("never asked for");
-        assert_eq!(names(&some.difference(vec![resource("a", "1"), resource("b", "1")])), (vec!["a"], &[][..]));
+        assert_eq!(names(&some.difference(&[resource("a", "1"), resource("b", "1")].into())), (vec!["a"], &[][..]));
+    }
+
+    /// What was sent by name, as the difference is defined; an empty version: told that there is none.
+    #[derive(Default)]
+    struct Plain {
+        names: BTreeSet<String>,
+        sent: HashMap<String, String>,
+    }
+
+    impl Plain {
+        fn difference(&mut self, now: &Answer) -> (Vec<String>, Vec<String>) {
+            let present: BTreeSet<&str> = now.iter().map(|r| r.name.as_str()).collect();
+            let had = self.sent.iter().filter(|(_, v)| !v.is_empty()).map(|(name, _)| name);
+            let asked = self.names.iter().filter(|name| !self.sent.contains_key(*name));
+            let gone: BTreeSet<String> = had.chain(asked).filter(|n| !present.contains(n.as_str())).cloned().collect();
+            let changed: Vec<&Arc<Resource>> =
+                now.iter().filter(|r| self.sent.get(&r.name) != Some(&r.version)).collect();
+            let names = changed.iter().map(|r| r.name.clone()).collect();
+            for name in &gone {
+                if self.names.contains(name) {
+                    self.sent.insert(name.clone(), String::new());
+                } else {
+                    self.sent.remove(name);
+                }
+            }
+            self.sent.extend(changed.iter().map(|r| (r.name.clone(), r.version.clone())));
+            (names, gone.into_iter().collect())
+        }
+    }
+
+    #[test]
+    fn what_is_shared_with_others_is_as_good_as_a_list_of_ones_own() {
+        let mut seed = 7_u64;
+        let mut any = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        for round in 0..200 {
+            let initial: HashMap<String, String> = (0..any(3)).map(|n| (format!("r{n}"), any(3).to_string())).collect();
+            let wildcard = round % 2 == 0;
+            let mut tested = Subscription::open(wildcard, initial.clone());
+            let mut plain = Plain { sent: initial, ..Plain::default() };
+            let mut world: Vec<Arc<Resource>> = Vec::new();
+            for _ in 0..60 {
+                let name = format!("r{}", any(6));
+                match any(6) {
+                    0 => {
+                        tested.change(vec![name.clone()], &[]);
+                        plain.sent.remove(&name);
+                        plain.names.insert(name);
+                    }
+                    1 if plain.names.contains(&name) => {
+                        tested.change(Vec::new(), std::slice::from_ref(&name));
+                        plain.sent.remove(&name);
+                        plain.names.remove(&name);
+                    }
+                    2 => world.retain(|r| r.name != name),
+                    3 if plain.names.contains(&name) || wildcard => {
+                        tested.forget(&name);
+                        plain.sent.remove(&name);
+                    }
+                    _ => {
+                        let now = resource(&name, &any(3).to_string());
+                        match world.iter_mut().find(|r| r.name == name) {
+                            Some(place) => *place = now,
+                            None => world.push(now),
+                        }
+                    }
+                }
+                let seen = world.iter().filter(|r| wildcard || plain.names.contains(&r.name)).cloned();
+                let now: Answer = seen.collect();
+                let difference = tested.difference(&now);
+                let (changed, removed) = plain.difference(&now);
+                let (names, gone) = names(&difference);
+                assert_eq!((names, gone), (changed.iter().map(String::as_str).collect(), &removed[..]));
+            }
+        }
     }
 
     #[test]

@@ -26,16 +26,14 @@ impl Generator for Told {
         Ok(())
     }
 
-    fn generate(&self, (): &(), kind: &str, wanted: &Wanted) -> Vec<Resource> {
+    fn generate(&self, (): &(), kind: &str, wanted: &Wanted) -> Answer {
         let all = self.0.lock().get(kind).cloned().unwrap_or_default();
         let is_wanted = |name: &str| match wanted {
             Wanted::All => true,
             Wanted::Names(names) => names.iter().any(|n| n == name),
         };
-        let resource = |(name, version): (&str, &str)| Resource {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            body: Any::default(),
+        let resource = |(name, version): (&str, &str)| {
+            Arc::new(Resource { name: name.to_owned(), version: version.to_owned(), body: Any::default() })
         };
         all.into_iter().filter(|(name, _)| is_wanted(name)).map(resource).collect()
     }
