@@ -11,6 +11,7 @@ mod life;
 mod lifecycle;
 mod resilience;
 mod rolling;
+mod roots;
 mod routing;
 mod secrets;
 mod security;

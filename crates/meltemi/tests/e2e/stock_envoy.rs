@@ -7,7 +7,7 @@ const GUEST: &str = "spiffe://cluster.local/ns/production/sa/guest-sa";
 const ORDER: &str = "spiffe://cluster.local/ns/production/sa/order-service-sa";
 
 /// A pod whose sidecar is a stock Envoy.
-fn guest() -> String {
+pub fn guest() -> String {
     let http = "--http, \"8080\"";
     let plain = deployment("production", "guest", 1, "guest-sa", "guest", "v1", http);
     let labels = "labels: {app: guest, version: v1}}\n    spec:";
