@@ -118,6 +118,16 @@ impl Node {
         command.args(words).arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    /// A Prometheus of this machine, which a pod can run; nothing, with a word, where none is to be had.
+    pub fn prometheus() -> Option<PathBuf> {
+        let output = script("install-prometheus").output().unwrap();
+        if !output.status.success() {
+            eprintln!("no Prometheus is to be had: {}", String::from_utf8_lossy(&output.stderr));
+            return None;
+        }
+        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()).canonicalize().ok()
+    }
+
     /// Stops or starts the API server.
     pub fn api(&self, what: &str) {
         done("api", &script("kubernetes").args(["api", what]).output().unwrap());
