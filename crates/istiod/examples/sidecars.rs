@@ -1,5 +1,6 @@
 //! Many sidecars at an istiod that serves the services of scripts/bench-istiod: what it costs to connect them, and what
-//! a change costs until the last of them has it. `sidecars COUNT ISTIOD_PID` (KUBECONFIG says where the cluster is).
+//! a change costs until the last of them has it. `sidecars COUNT ISTIOD_PID [unlike]` (KUBECONFIG says where the cluster is):
+//! replicas of one workload, or each of another workload, every second one in a namespace of its own.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -63,6 +64,22 @@ fn cpu(pid: u32) -> u64 {
     stat.split_whitespace().skip(13).take(2).filter_map(|t| t.parse::<u64>().ok()).sum::<u64>() * 10
 }
 
+/// The sidecar beside a pod of a service of its own, or one that is alone in its namespace.
+fn unlike(index: usize) -> Result<Node, Box<dyn Error>> {
+    let (app, ip) = (format!("svc-{index}"), format!("10.{}.{}.1", 128 + index / 250, index % 250));
+    let (pod, namespace) = if index.is_multiple_of(2) {
+        (format!("{app}-0"), "bench".to_owned())
+    } else {
+        (format!("caller-{index}"), format!("callers-{index}"))
+    };
+    let ip = if namespace == "bench" { ip } else { format!("10.200.{}.{}", index / 250, index % 250 + 1) };
+    Ok(envoy_api::message_from_json(json!({
+        "id": format!("sidecar~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local"),
+        "metadata": {"NAMESPACE": namespace, "SERVICE_ACCOUNT": app, "CLUSTER_ID": "Kubernetes",
+            "LABELS": {"app": app, "version": "v1", "security.istio.io/tlsMode": "istio"}},
+    }))?)
+}
+
 fn node(index: usize) -> Result<Node, Box<dyn Error>> {
     Ok(envoy_api::message_from_json(json!({
         "id": format!("sidecar~10.200.{}.{}~caller-{index}.bench~bench.svc.cluster.local", index / 250, index % 250 + 1),
@@ -87,6 +104,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
     let count: usize = words.next().and_then(|n| n.parse().ok()).unwrap_or(100);
     let istiod: u32 = words.next().and_then(|n| n.parse().ok()).ok_or("name istiod's pid")?;
+    let node = if words.next().as_deref() == Some("unlike") { unlike } else { node };
     let got = Arc::new(Got::default());
     let (begun, before) = (Instant::now(), cpu(istiod));
     for index in 0..count {
