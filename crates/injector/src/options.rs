@@ -334,10 +334,10 @@ fn flag(field: &mut bool, value: &Value) {
     }
 }
 
-/// An image with a path stands for itself; another is a name within the hub.
+/// An image with a path or a tag stands for itself; another is a name within the hub.
 fn image(global: &Value, name: &Value) -> Option<String> {
     let name = name.as_str().filter(|n| !n.is_empty())?;
-    if name.contains('/') {
+    if name.contains(['/', ':']) {
         return Some(name.to_owned());
     }
     let hub = global["hub"].as_str()?;

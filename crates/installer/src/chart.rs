@@ -6,8 +6,9 @@ use crate::manifest::{manifest, to_yaml};
 use crate::values::{Values, ValuesError};
 
 /// What stands where a value will be, and the template that writes the value; the longest first.
-const MARKS: [(&str, &str); 8] = [
+const MARKS: [(&str, &str); 9] = [
     ("istio-sidecar-injector-zz-namespace", r#"{{ include "istiod.injector" . }}"#),
+    ("zz-pull", "{{ .Values.global.imagePullPolicy }}"),
     ("zz-namespace", "{{ .Values.global.istioNamespace }}"),
     ("zz-revision", "{{ .Values.revision }}"),
     ("zz-cluster", "{{ .Values.global.multiCluster.clusterName }}"),
@@ -147,7 +148,7 @@ fn unset(object: &mut Value) {
     if let Some(env) = object.pointer_mut("/spec/template/spec/containers/0/env").and_then(Value::as_array_mut) {
         env.retain(|e| e["name"] != "PILOT_ENABLE_STATUS");
     }
-    if object["kind"] == "ConfigMap" {
+    if object["data"]["mesh"].is_string() {
         object["data"] = json!({"mesh": "zz-mesh"});
     }
 }

@@ -23,6 +23,7 @@ pub fn manifest(values: &Values) -> Result<Vec<Value>, ValuesError> {
     objects.extend(crd::crds());
     objects.extend(rbac::rbac(values, &labels));
     objects.push(mesh_config(values, &labels)?);
+    objects.push(injector_values(values, &labels));
     objects.push(service(values, &labels));
     objects.push(deployment(values, &labels));
     objects.extend(injection::configurations(values, &labels));
@@ -83,6 +84,23 @@ fn mesh_config(values: &Values, labels: &Value) -> Result<Value, ValuesError> {
     }))
 }
 
+/// What pods are injected with, under Istio's name and in its form, for tools: `kube-inject` and analyzers read it. istiod
+/// itself has the same from its environment.
+fn injector_values(values: &Values, labels: &Value) -> Value {
+    let text = json!({
+        "revision": values.revision(),
+        "global": {
+            "imagePullPolicy": values.pull_policy(), "istioNamespace": values.namespace(),
+            "multiCluster": {"clusterName": values.cluster()}, "proxy": {"image": values.proxy_image()},
+        },
+    });
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": values.of_revision("istio-sidecar-injector"), "namespace": values.namespace(), "labels": labels},
+        "data": {"values": text.to_string()},
+    })
+}
+
 fn service(values: &Values, labels: &Value) -> Value {
     let port = |name: &str, port: u16, target: u16| json!({"name": name, "port": port, "targetPort": target, "protocol": "TCP"});
     json!({
@@ -100,6 +118,7 @@ fn deployment(values: &Values, labels: &Value) -> Value {
         json!({"name": "REVISION", "value": values.revision()}),
         json!({"name": "CLUSTER_ID", "value": values.cluster()}),
         json!({"name": "PROXY_IMAGE", "value": values.proxy_image()}),
+        json!({"name": "PROXY_IMAGE_PULL_POLICY", "value": values.pull_policy()}),
         json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
         json!({"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}),
     ];
@@ -124,8 +143,8 @@ fn deployment(values: &Values, labels: &Value) -> Value {
             "runAsNonRoot": true, "runAsUser": ID, "runAsGroup": ID,
         },
     });
-    if let Some(policy) = &values.values.global.image_pull_policy {
-        container["imagePullPolicy"] = policy.as_str().into();
+    if !values.pull_policy().is_empty() {
+        container["imagePullPolicy"] = values.pull_policy().into();
     }
     let mut pod_labels = labels.clone();
     pod_labels["sidecar.istio.io/inject"] = "false".into();

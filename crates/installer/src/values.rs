@@ -196,6 +196,11 @@ impl Values {
         self.image(self.values.global.proxy.image.as_deref())
     }
 
+    /// When nodes fetch the images; empty: Kubernetes decides.
+    pub fn pull_policy(&self) -> &str {
+        self.values.global.image_pull_policy.as_deref().unwrap_or_default()
+    }
+
     fn image(&self, name: Option<&str>) -> String {
         let name = name.unwrap_or(IMAGE);
         if name.contains(['/', ':']) {

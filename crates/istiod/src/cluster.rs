@@ -39,6 +39,8 @@ pub struct ClusterOptions {
     pub cluster: String,
     /// Image of sidecars.
     pub proxy_image: String,
+    /// When nodes fetch it; Kubernetes' own default when empty.
+    pub proxy_pull_policy: String,
     /// Where sidecars find istiod; `None`: by its Service.
     pub discovery: Option<String>,
     /// How long new roots are spread before anything is signed below them.
@@ -59,6 +61,7 @@ impl ClusterOptions {
         let own = || format!("{}.{}.svc:15012", self.of_revision("istiod"), self.namespace);
         injector::Options {
             image: self.proxy_image.clone(),
+            pull_policy: self.proxy_pull_policy.clone(),
             discovery: self.discovery.clone().unwrap_or_else(own),
             trust_domain: trust_domain.to_owned(),
             cluster: self.cluster.clone(),

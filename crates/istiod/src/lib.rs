@@ -133,6 +133,9 @@ struct ClusterArguments {
     /// Image of sidecars.
     #[arg(long, env = "PROXY_IMAGE", default_value = "meltemi:latest")]
     proxy_image: String,
+    /// When nodes fetch that image; empty: Kubernetes decides.
+    #[arg(long, env = "PROXY_IMAGE_PULL_POLICY", default_value = "")]
+    proxy_image_pull_policy: String,
     /// Whether statuses are written: what is in force, and what analyzers find (Istio's PILOT_ENABLE_STATUS).
     #[arg(long, env = "PILOT_ENABLE_STATUS", default_value_t = true, action = clap::ArgAction::Set)]
     status: bool,
@@ -151,6 +154,7 @@ impl ClusterArguments {
             pod: self.pod,
             cluster: self.cluster_id,
             proxy_image: self.proxy_image,
+            proxy_pull_policy: self.proxy_image_pull_policy,
             discovery: self.discovery_address,
             status: self.status,
             root_spread,

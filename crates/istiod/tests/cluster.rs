@@ -71,6 +71,7 @@ async fn start_as(kubeconfig: PathBuf, renewal: Renewal) -> SocketAddr {
         pod: "istiod-test".to_owned(),
         cluster: "Kubernetes".to_owned(),
         proxy_image: "meltemi:test".to_owned(),
+        proxy_pull_policy: String::new(),
         discovery: None,
         root_spread: Duration::from_secs(1),
         status: true,

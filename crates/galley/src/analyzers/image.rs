@@ -53,7 +53,7 @@ fn injected_images(world: &World<'_>) -> HashMap<String, String> {
         let values: Value = serde_json::from_str(text(map.value(), "/data/values")).unwrap_or_default();
         let of = |pointer: &str| text(&values, pointer);
         let image = of("/global/proxy/image");
-        if image.contains('/') {
+        if image.contains(['/', ':']) {
             images.insert(revision.to_owned(), image.to_owned());
         } else if !image.is_empty() {
             let tag = values.pointer("/global/tag").map(|t| t.as_str().map_or_else(|| t.to_string(), str::to_owned));

@@ -53,6 +53,8 @@ pub fn pages_and_levels(node: &Node) {
     let found = as_json(node, &["analyze", "-n", "production"]);
     assert!(found.as_array().unwrap().iter().all(|m| m["level"] != "Error"), "{found:#}");
     assert_eq!(as_json(node, &["precheck"]), json!([]));
+    verified(node);
+    completed(node);
     assert_eq!(as_json(node, &["tag", "list"]), json!([]));
     node.istioctl(&["tag", "set", "stable", "--revision", "default"]);
     assert_eq!(as_json(node, &["tag", "list"])[0]["tag"], "stable");
@@ -81,6 +83,70 @@ pub fn pages_and_levels(node: &Node) {
     node.apply(&secret);
     node.kubectl(&["delete", "secret", "-n", "istio-system", "istio-remote-secret-here"]);
     dashboard(node, order);
+}
+
+/// Every object of the installation, one by one; what is missing is named, and the exit code tells.
+fn verified(node: &Node) {
+    const SETTINGS: [&str; 8] = [
+        "--set",
+        "values.pilot.image=meltemi:test",
+        "--set",
+        "values.global.proxy.image=meltemi:test",
+        "--set",
+        "values.global.imagePullPolicy=Never",
+        "--set",
+        "values.pilot.replicaCount=2",
+    ];
+    let verify = |more: &[&str]| node.try_istioctl(&[&["verify-install"], &SETTINGS[..], more].concat());
+    let read = |output: &std::process::Output, format: &str| -> Value {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        match format {
+            "json" => serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}")),
+            _ => istio_api::yaml::parse(&text).unwrap_or_else(|e| panic!("{}: {text}", e.reason)).remove(0).value,
+        }
+    };
+    for format in ["json", "yaml"] {
+        let output = verify(&["-o", format]);
+        let rows = read(&output, format);
+        let rows = rows.as_array().unwrap();
+        assert!(output.status.success() && rows.iter().all(|r| r["good"] == true), "{rows:#?}");
+        let object = |title: &str| rows.iter().any(|r| r["object"].as_str().unwrap_or_default().contains(title));
+        assert!(object("PodDisruptionBudget") && object("Deployment") && object("istio-sidecar-injector"), "{rows:#?}");
+    }
+    let sentences = String::from_utf8_lossy(&verify(&[]).stdout).into_owned();
+    assert!(sentences.contains("verified successfully") && !sentences.contains('✘'), "{sentences}");
+    // Of a revision that was not installed most is missing, and the kinds are there.
+    let other = verify(&["-r", "canary", "-o", "json"]);
+    let rows = read(&other, "json");
+    let state = |title: &str| {
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .find(|r| r["object"].as_str().unwrap_or_default().contains(title))
+            .map(|r| r["good"].clone())
+    };
+    assert!(!other.status.success());
+    assert_eq!(
+        (state("istiod-canary"), state("virtualservices.networking")),
+        (Some(false.into()), Some(true.into())),
+        "{rows:#}"
+    );
+}
+
+/// Scripts that shells complete words with: a shell that is there reads its own.
+fn completed(node: &Node) {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = node.istioctl(&["completion", shell]);
+        assert!(script.contains("istioctl") && script.contains("proxy-status"), "{shell}: {script}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("istioctl.bash");
+    std::fs::write(&file, node.istioctl(&["completion", "bash"])).unwrap();
+    let ask = "source \"$0\"; COMP_WORDS=(istioctl proxy-st); COMP_CWORD=1; _istioctl istioctl proxy-st istioctl; \
+               echo \"${COMPREPLY[*]}\"";
+    let answer = std::process::Command::new("bash").args(["-c", ask]).arg(&file).output().unwrap();
+    let words = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert_eq!(words.trim(), "proxy-status", "{}", String::from_utf8_lossy(&answer.stderr));
 }
 
 /// A local port leads to a proxy's pages until the command is ended.
@@ -113,10 +179,25 @@ pub fn injection_by_hand_is_the_webhooks(node: &Node) {
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let mesh = node.get(&["configmap", "istio", "-n", "istio-system"]);
-    let mesh = write("mesh.yaml", mesh["data"]["mesh"].as_str().unwrap());
     let file = write("deployment.yaml", &deployment("by-hand", "twin", "twin", "v1", 1));
-    let injected = node.istioctl(&["kube-inject", "-f", &file, "--meshConfigFile", &mesh, "--image", "meltemi:test"]);
+    // Everything is asked of the cluster; the same of files gives the same.
+    let injected = node.istioctl(&["kube-inject", "-f", &file]);
+    let data = |name: &str, key: &str| {
+        let map = node.get(&["configmap", name, "-n", "istio-system"]);
+        write(key, map["data"][key].as_str().unwrap())
+    };
+    let (mesh, values) = (data("istio", "mesh"), data("istio-sidecar-injector", "values"));
+    let by_files = ["kube-inject", "-f", &file, "--meshConfigFile", &mesh, "--valuesFile", &values];
+    assert_eq!(node.istioctl(&by_files), injected);
+    for (flag, value, missing) in [
+        ("-r", "nobody", "istio-sidecar-injector-nobody"),
+        ("--injectConfigMapName", "mine", "mine"),
+        ("--meshConfigMapName", "own", "own"),
+    ] {
+        let none = node.try_istioctl(&["kube-inject", "-f", &file, flag, value]);
+        let words = String::from_utf8_lossy(&none.stderr).into_owned();
+        assert!(!none.status.success() && words.contains(&format!("no ConfigMap {missing} in")), "{words}");
+    }
     node.apply(&injected);
     node.apply(&deployment("production", "twin", "twin", "v1", 1));
     let pod = |namespace: &str| {

@@ -1,6 +1,7 @@
 //! The mesh on a real cluster: real API server, kubelet, containers. Needs root and `scripts/kubernetes install`.
 
 mod commands;
+mod metrics;
 mod node;
 
 use node::{Node, PATIENCE};
@@ -146,6 +147,7 @@ fn the_mesh_on_a_cluster() {
     traffic(&node);
     commands(&node);
     commands::pages_and_levels(&node);
+    metrics::rates_of_a_real_prometheus(&node);
     commands::injection_by_hand_is_the_webhooks(&node);
     security(&node);
     refused(&node);
