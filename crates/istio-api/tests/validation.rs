@@ -143,3 +143,36 @@ fn kinds_that_are_not_in_force_are_judged_by_their_values() {
         assert_eq!(found.as_ref().map_or("", |(pointer, _)| pointer.as_str()), place, "{head} {spec}: {found:?}");
     }
 }
+
+#[test]
+fn hosts_that_callers_name_are_wildcards_of_protocols_that_name_hosts() {
+    let port = "{number: 443, name: p, protocol: TLS}";
+    for (spec, place) in [
+        (format!("{{hosts: [\"*.a.example\"], ports: [{port}]}}"), ""),
+        (format!("{{hosts: [a.example], ports: [{port}]}}"), "/spec/hosts/0"),
+        (
+            format!("{{hosts: [\"*.a.example\"], ports: [{port}], endpoints: [{{address: 192.0.2.1}}]}}"),
+            "/spec/endpoints",
+        ),
+        (
+            format!("{{hosts: [\"*.a.example\"], ports: [{port}], workloadSelector: {{labels: {{a: b}}}}}}"),
+            "/spec/workloadSelector",
+        ),
+        (
+            "{hosts: [\"*.a.example\"], ports: [{number: 9000, name: p, protocol: TCP}]}".to_owned(),
+            "/spec/ports/0/protocol",
+        ),
+        ("{hosts: [\"*.a.example\"], ports: [{number: 9000, name: p}]}".to_owned(), "/spec/ports/0/protocol"),
+        (
+            "{hosts: [\"*.a.example\"], ports: [{number: 80, name: p, protocol: HTTP, targetPort: 81}]}".to_owned(),
+            "/spec/ports/0/targetPort",
+        ),
+    ] {
+        let spec = spec.replacen('{', "{resolution: DYNAMIC_DNS, ", 1);
+        let text =
+            format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a}}\nspec: {spec}\n");
+        let document = yaml::parse(&text).expect("this is YAML").remove(0);
+        let found = istio_api::read(&document, "default").err().unwrap_or_default();
+        assert_eq!(found.first().map_or("", |e| e.pointer.as_str()), place, "{spec}: {found:?}");
+    }
+}

@@ -50,6 +50,7 @@ fn declared(
         Some("STATIC") => Resolution::Endpoints,
         Some("DNS") => Resolution::Dns,
         Some("DNS_ROUND_ROBIN") => Resolution::DnsRoundRobin,
+        Some("DYNAMIC_DNS") => Resolution::DynamicDns,
         _ => Resolution::None,
     };
     let refused = entry.metadata.labels.get(AUTO_ALLOCATE).is_some_and(|v| v == "false");

@@ -74,6 +74,8 @@ pub enum Resolution {
     Dns,
     /// By DNS, one address at a time.
     DnsRoundRobin,
+    /// By DNS, of the name that each caller brings.
+    DynamicDns,
     /// Not at all: the address the client dialled.
     None,
 }

@@ -10,8 +10,10 @@ use mesh::{Resolution, Service, ServicePort, Snapshot};
 use serde_json::{Value, json};
 
 use crate::scope::{self, App, Application};
-use crate::{Proxy, Resource, endpoints, http, names, sidecar, tls};
+use crate::{Proxy, Resource, endpoints, http, names, names_of_callers, sidecar, tls};
 
+/// Callers bring the names: a type of cluster that is an extension's.
+const DYNAMIC: &str = "DYNAMIC_DNS";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// All clusters of a proxy: the fixed ones, its own ports, and what it may call.
@@ -250,7 +252,7 @@ impl Outbound<'_> {
         out["commonLbConfig"] = balance::common_lb(self.traffic);
         out["metadata"] = self.metadata();
         exchange_metadata(self.proxy, &mut out);
-        balance::balance(self.traffic.load_balancer.as_ref(), kind == "ORIGINAL_DST", &mut out);
+        balance::balance(self.traffic.load_balancer.as_ref(), kind == "ORIGINAL_DST" || kind == DYNAMIC, &mut out);
         if let Some(detection) = &self.traffic.outlier_detection {
             out["outlierDetection"] = policy::outlier(detection);
         }
@@ -269,11 +271,12 @@ impl Outbound<'_> {
             Some(LoadBalancerSettings { ref simple, .. }) if simple.as_deref() == Some("PASSTHROUGH")
         );
         match self.service.resolution {
-            _ if passthrough => "ORIGINAL_DST",
+            _ if passthrough && self.service.resolution != Resolution::DynamicDns => "ORIGINAL_DST",
             Resolution::Endpoints if self.service.headless => "ORIGINAL_DST",
             Resolution::Endpoints => "EDS",
             Resolution::Dns => "STRICT_DNS",
             Resolution::DnsRoundRobin => "LOGICAL_DNS",
+            Resolution::DynamicDns => DYNAMIC,
             Resolution::None => "ORIGINAL_DST",
         }
     }
@@ -341,7 +344,10 @@ impl Outbound<'_> {
                 }
             }
             None => {
-                let possible = kind != "ORIGINAL_DST" && !self.service.mesh_external && scope::auto_mtls(self.snapshot);
+                let possible = kind != "ORIGINAL_DST"
+                    && kind != DYNAMIC
+                    && !self.service.mesh_external
+                    && scope::auto_mtls(self.snapshot);
                 if possible {
                     out["transportSocketMatches"] = json!([
                         {
@@ -399,6 +405,12 @@ impl Outbound<'_> {
                 });
                 let assignment = endpoints::assignment(self.snapshot, self.proxy, name, false);
                 out["loadAssignment"] = assignment.unwrap_or_else(|| json!({"clusterName": name}));
+            }
+            DYNAMIC => {
+                if let Some(fields) = out.as_object_mut() {
+                    fields.shift_remove("type");
+                }
+                out["clusterType"] = names_of_callers::cluster_type();
             }
             _ => {}
         }

@@ -21,6 +21,8 @@ pub(crate) struct Manager<'a> {
     pub counts: bool,
     /// How requests are traced.
     pub tracing: Value,
+    /// Finds the addresses of hosts that requests name (DYNAMIC_DNS).
+    pub names: Option<Value>,
     /// How paths are made plain before anything looks at them (`pathNormalization`).
     pub normalization: &'a str,
 }
@@ -38,7 +40,7 @@ impl Manager<'_> {
     pub(crate) fn filter(self, proxy: &Proxy) -> Value {
         let mut manager = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "httpFilters": http_filters(proxy, self.inbound, self.counts, self.security),
+            "httpFilters": http_filters(proxy, self.inbound, self.counts, self.security, self.names),
             "normalizePath": true,
             "pathWithEscapedSlashesAction": "KEEP_UNCHANGED",
             "proxy100Continue": true,
@@ -95,7 +97,7 @@ pub(crate) fn preserve_case() -> Value {
     }}})
 }
 
-fn http_filters(proxy: &Proxy, inbound: bool, counts: bool, security: Vec<Value>) -> Vec<Value> {
+fn http_filters(proxy: &Proxy, inbound: bool, counts: bool, security: Vec<Value>, names: Option<Value>) -> Vec<Value> {
     let mut filters = Vec::new();
     if proxy.has("istio.metadata_exchange") {
         filters.push(peer_metadata(inbound));
@@ -121,6 +123,7 @@ fn http_filters(proxy: &Proxy, inbound: bool, counts: bool, security: Vec<Value>
     if counts {
         filters.push(stats(inbound));
     }
+    filters.extend(names);
     filters.push(json!({
         "name": "envoy.filters.http.router",
         "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}

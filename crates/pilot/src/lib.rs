@@ -17,6 +17,7 @@ mod listeners;
 mod locality;
 mod name_table;
 pub mod names;
+mod names_of_callers;
 mod outlook;
 mod proxy;
 mod resource;

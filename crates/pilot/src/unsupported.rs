@@ -9,7 +9,7 @@ use istio_api::security::{AuthorizationPolicy, RequestAuthentication};
 use mesh::{MergedDestinationRule, Snapshot};
 use telemetry::Template;
 
-use crate::authz;
+use crate::{authz, names_of_callers};
 
 /// One field that would have no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,9 +33,10 @@ pub fn unsupported(snapshot: &Snapshot) -> Vec<Unsupported> {
         let mut list = List::new("VirtualService", &object.metadata.namespace, &object.metadata.name, &mut all);
         virtual_service(&object.spec, &mut list);
     }
+    let names = names_of_callers::hosts(snapshot);
     for rule in snapshot.destination_rules() {
         let mut list = List::new("DestinationRule", &rule.namespace, &rule.name, &mut all);
-        destination_rule(rule, &mut list);
+        destination_rule(rule, names.contains(rule.host.as_str()), &mut list);
     }
     for object in snapshot.authorization_policies() {
         let mut list = List::new("AuthorizationPolicy", &object.metadata.namespace, &object.metadata.name, &mut all);
@@ -131,24 +132,28 @@ fn header_values(headers: Option<&Headers>, at: &str, list: &mut List<'_>) {
     }
 }
 
-fn destination_rule(rule: &MergedDestinationRule, list: &mut List<'_>) {
-    let selected = !rule.selector.is_empty();
+/// What a DestinationRule is for.
+#[derive(Clone, Copy)]
+struct For {
+    /// Clients that a selector names.
+    selected: bool,
+    /// Hosts of which callers name one.
+    named: bool,
+}
+
+fn destination_rule(rule: &MergedDestinationRule, named: bool, list: &mut List<'_>) {
+    let whom = For { selected: !rule.selector.is_empty(), named };
     if let Some(policy) = &rule.traffic_policy {
-        traffic_policy(policy, "/spec/trafficPolicy", selected, list);
+        traffic_policy(policy, "/spec/trafficPolicy", whom, list);
     }
     for (index, subset) in rule.subsets.iter().enumerate() {
         if let Some(policy) = &subset.traffic_policy {
-            traffic_policy(policy, &format!("/spec/subsets/{index}/trafficPolicy"), selected, list);
+            traffic_policy(policy, &format!("/spec/subsets/{index}/trafficPolicy"), whom, list);
         }
     }
 }
 
-fn traffic_policy(policy: &TrafficPolicy, at: &str, selected: bool, list: &mut List<'_>) {
-    let post = policy.tunnel.as_ref().is_some_and(|tunnel| tunnel.protocol == "POST");
-    list.when(post, || format!("{at}/tunnel/protocol"), "tunnels by POST are not built; use CONNECT");
-    let interval = policy.retry_budget.as_ref().is_some_and(|budget| budget.budget_interval.is_some());
-    let reason = "retries in flight are counted, not those of an interval; leave this out";
-    list.when(interval, || format!("{at}/retryBudget/budgetInterval"), reason);
+fn traffic_policy(policy: &TrafficPolicy, at: &str, whom: For, list: &mut List<'_>) {
     for (place, port) in std::iter::once((at.to_owned(), None)).chain(
         policy.port_level_settings.iter().enumerate().map(|(i, p)| (format!("{at}/portLevelSettings/{i}"), Some(p))),
     ) {
@@ -164,12 +169,15 @@ fn traffic_policy(policy: &TrafficPolicy, at: &str, selected: bool, list: &mut L
         }
         if let Some(tls) = tls {
             let field = |name: &str| format!("{place}/tls/{name}");
+            let asked = whom.named && tls.mode.as_deref().is_some_and(|mode| mode != "DISABLE");
+            let reason = "TLS towards hosts of resolution DYNAMIC_DNS is not built; let the caller speak TLS";
+            list.when(asked, || field("mode"), reason);
             let given = !tls.credential_name.is_empty();
             let reason = "Istio sends a sidecar secrets only of a rule with a workloadSelector; add one, or use files";
-            list.when(given && !selected, || field("credentialName"), reason);
+            list.when(given && !whom.selected, || field("credentialName"), reason);
             let reason = "write the name of a Secret of the rule's own namespace";
             let named = secret_name(&tls.credential_name).is_some();
-            list.when(given && selected && !named, || field("credentialName"), reason);
+            list.when(given && whom.selected && !named, || field("credentialName"), reason);
         }
         let old = outlier.is_some_and(|outlier| outlier.consecutive_errors.is_some());
         list.when(old, || format!("{place}/outlierDetection/consecutiveErrors"), "use consecutive5xxErrors");

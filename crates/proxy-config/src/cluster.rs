@@ -19,6 +19,7 @@ use upstream::{
 use crate::common::{duration, host_address, kind, limit, plain_socket, port, unpack};
 use crate::context::{ConfigError, Context, Refusal, Result, Under};
 use crate::http::extension;
+use crate::names;
 use crate::protocol::{self, refuse as refuse_fields, refuse_set};
 use crate::tls::{proxied, upstream_security};
 
@@ -118,7 +119,7 @@ fn refuse(proto: &proto::Cluster) -> Result<()> {
     if let Some(options) = &proto.upstream_connection_options {
         refuse_set!(options; happy_eyeballs_config).under("upstream_connection_options")?;
     }
-    resolver(proto)
+    family_and_resolver(proto)
 }
 
 /// Old places of what `typed_extension_protocol_options` and `typed_dns_resolver_config` hold.
@@ -131,14 +132,17 @@ fn refuse_old(proto: &proto::Cluster) -> Result<()> {
 }
 
 /// How often names are asked for again their answers say. IPv6 is asked for where there is no IPv4.
-fn resolver(proto: &proto::Cluster) -> Result<()> {
+fn family_and_resolver(proto: &proto::Cluster) -> Result<()> {
     use proto::cluster::DnsLookupFamily as F;
     if matches!(proto.dns_lookup_family(), F::V6Only | F::All) {
         return Err(Refusal::unsupported("dns_lookup_family"));
     }
-    let Some(any) = proto.typed_dns_resolver_config.as_ref().and_then(|c| c.typed_config.as_ref()) else {
-        return Ok(());
-    };
+    resolver(proto.typed_dns_resolver_config.as_ref().and_then(|c| c.typed_config.as_ref()))
+}
+
+/// Which resolver asks; ours does what is asked of `c-ares` here.
+pub(crate) fn resolver(any: Option<&envoy_api::Any>) -> Result<()> {
+    let Some(any) = any else { return Ok(()) };
     if kind(any) != "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig" {
         return Err(Refusal::unsupported("typed_dns_resolver_config"));
     }
@@ -174,7 +178,8 @@ fn discovery(proto: &proto::Cluster) -> Result<Discovery> {
             DiscoveryType::try_from(*value).map_err(|_| Refusal::new("type", "is unknown"))?
         }
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            return Err(Refusal::new("cluster_type", format!("{} is not supported", custom.name)));
+            let secure = proto.transport_socket.is_some() || !proto.transport_socket_matches.is_empty();
+            return names::cluster(custom, secure).under("cluster_type");
         }
     };
     Ok(match kind {
@@ -341,9 +346,6 @@ fn thresholds(proto: &proto::Cluster) -> Result<Thresholds> {
     let usual = breakers.thresholds.iter().find(|t| t.priority() == core::RoutingPriority::Default);
     let Some(t) = usual else { return Ok(default) };
     refuse_set!(t; max_connection_pools).under("thresholds")?;
-    if let Some(budget) = &t.retry_budget {
-        refuse_set!(budget; budget_interval).under("thresholds.retry_budget")?;
-    }
     Ok(Thresholds {
         connections: t.max_connections.map_or(default.connections, |v| v.value),
         pending: t.max_pending_requests.map_or(default.pending, |v| v.value),
@@ -352,6 +354,7 @@ fn thresholds(proto: &proto::Cluster) -> Result<Thresholds> {
         retry_budget: t.retry_budget.as_ref().map(|budget| RetryBudget {
             per_million: (budget.budget_percent.map_or(20.0, |p| p.value).clamp(0.0, 100.0) * 10_000.0) as u32,
             least: budget.min_retry_concurrency.map_or(3, |v| v.value),
+            interval: limit(budget.budget_interval.as_ref()),
         }),
     })
 }

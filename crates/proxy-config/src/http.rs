@@ -18,11 +18,13 @@ use rules::path::{EscapedSlashes, Normalise};
 use rules::rbac::Engine;
 use rules::route::Fault;
 use telemetry::AccessLog;
+use upstream::NameLimits;
 
 use crate::access_log;
 use crate::common::{kind, limit, unpack};
 use crate::context::{Context, Refusal, Result, RouteSlot, Routes, Under};
 use crate::jwt;
+use crate::names;
 use crate::protocol::{self, Common, Http2, refuse_set};
 use crate::rbac::engine;
 use crate::route;
@@ -127,6 +129,8 @@ pub struct HttpManager {
     pub http2: Http2,
     /// How requests are traced, if they are.
     pub tracing: Option<Tracing>,
+    /// Requests bring the names of hosts, where a cluster is for such; within these limits.
+    pub names: Option<NameLimits>,
     /// Whether a plain connection is HTTP/2; `None`: its first bytes tell.
     pub plain_http2: Option<bool>,
 }
@@ -177,6 +181,7 @@ pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -
             }
             None => None,
         },
+        names: None,
         plain_http2: match proto.codec_type() {
             CodecType::Http1 => Some(false),
             CodecType::Http2 => Some(true),
@@ -232,6 +237,9 @@ fn add_filter(manager: &mut HttpManager, filter: &proto::HttpFilter) -> Result<b
         "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
             alpn(&unpack(any)?)?;
             manager.mesh_alpn = true;
+        }
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig" => {
+            manager.names = Some(names::http(&unpack(any)?)?);
         }
         "io.istio.http.peer_metadata.Config" => manager.peer_metadata = true,
         "stats.PluginConfig" => manager.stats = true,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::uri::PathAndQuery;
 use envoy_api::envoy::config::core::v3::TrafficDirection;
 use envoy_api::envoy::config::listener::v3 as proto;
 use envoy_api::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
@@ -16,12 +17,13 @@ use rules::headers::HeaderMutation;
 use rules::rbac::Engine;
 use rules::route::WeightedCluster;
 use telemetry::AccessLog;
-use upstream::ClusterSlot;
+use upstream::{ClusterSlot, NameLimits};
 
 use crate::access_log;
 use crate::common::{cidr, duration, kind, limit, socket_address, unpack};
 use crate::context::{ConfigError, Context, Refusal, Result, Under};
 use crate::http::{self, HttpManager, RouteSource, extension};
+use crate::names;
 use crate::protocol::{IsSet, refuse, refuse_set};
 use crate::rbac::engine;
 use crate::tls::{ServerTlsConfigs, downstream};
@@ -106,8 +108,17 @@ pub enum Terminal {
     Tcp(Arc<TcpProxy>),
 }
 
+/// How an upstream is asked for a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Where it leads to, `host:port`.
+    pub target: Box<str>,
+    /// By POST to this path instead of CONNECT: the bytes are its body, and that of its answer.
+    pub post: Option<PathAndQuery>,
+}
+
 /// Sends bytes on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TcpProxy {
     /// For statistics.
     pub stat_prefix: Arc<str>,
@@ -119,8 +130,10 @@ pub struct TcpProxy {
     pub idle_timeout: Option<Duration>,
     /// The longest a connection may last.
     pub max_duration: Option<Duration>,
-    /// Bytes go through a tunnel that the upstream opens to this `host:port` (CONNECT).
-    pub tunnel: Option<Box<str>>,
+    /// Bytes go through a tunnel that the upstream opens.
+    pub tunnel: Option<Tunnel>,
+    /// The server name of TLS is the name of the host, at this port, where the cluster is for such; within these limits.
+    pub names: Option<(u16, NameLimits)>,
     /// The client's address chooses the host.
     pub hashes_source: bool,
     /// Tries to connect.
@@ -292,6 +305,13 @@ fn network_filter(chain: &mut FilterChain, any: &envoy_api::Any) -> Result<()> {
             chain.stats = true;
             chain.report_every = report_every(any)?.unwrap_or(REPORT_EVERY);
         }
+        "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig" => {
+            let names = names::sni(&unpack(any)?)?;
+            match &mut chain.terminal {
+                Terminal::Tcp(proxy) => Arc::make_mut(proxy).names = Some(names),
+                Terminal::Http(_) => return Err(Refusal::new("typed_config", "is for tcp_proxy alone")),
+            }
+        }
         // Only with ALPN `istio-peer-exchange`, to which we never agree (tls.rs).
         "envoy.tcp.metadataexchange.config.MetadataExchange" => {}
         other => return Err(Refusal::new("typed_config", format!("network filter {other} is not supported"))),
@@ -363,6 +383,7 @@ fn tcp_proxy(proto: &tcp::TcpProxy, context: &Context) -> Result<TcpProxy> {
             None => Some(Duration::from_secs(3600)),
             given => limit(given.as_ref()),
         },
+        names: None,
         tunnel: proto.tunneling_config.as_ref().map(tunnel).transpose().under("tunneling_config")?,
         hashes_source: !proto.hash_policy.is_empty(),
         max_duration: duration(proto.max_downstream_connection_duration.as_ref()),
@@ -400,11 +421,9 @@ fn refuse_tcp(proto: &tcp::TcpProxy) -> Result<()> {
     ])
 }
 
-fn tunnel(proto: &tcp::tcp_proxy::TunnelingConfig) -> Result<Box<str>> {
+fn tunnel(proto: &tcp::tcp_proxy::TunnelingConfig) -> Result<Tunnel> {
     let unsupported = [
-        ("use_post", proto.use_post),
         ("headers_to_add", !proto.headers_to_add.is_empty()),
-        ("post_path", !proto.post_path.is_empty()),
         ("propagate_response_headers", proto.propagate_response_headers),
         ("propagate_response_trailers", proto.propagate_response_trailers),
     ];
@@ -416,7 +435,12 @@ fn tunnel(proto: &tcp::tcp_proxy::TunnelingConfig) -> Result<Box<str>> {
     if proto.hostname.is_empty() || !proto.hostname.chars().all(plain) {
         return Err(Refusal::new("hostname", "is not host:port"));
     }
-    Ok(proto.hostname.as_str().into())
+    if !proto.use_post && !proto.post_path.is_empty() {
+        return Err(Refusal::new("post_path", "is for use_post alone"));
+    }
+    let path = if proto.post_path.is_empty() { "/" } else { &proto.post_path };
+    let post = proto.use_post.then(|| PathAndQuery::try_from(path)).transpose();
+    Ok(Tunnel { target: proto.hostname.as_str().into(), post: post.map_err(|e| Refusal::new("post_path", e))? })
 }
 
 fn chain_match(proto: Option<&proto::FilterChainMatch>) -> Result<ChainMatch> {

@@ -8,8 +8,10 @@ mod exchange;
 mod filters;
 mod forward;
 mod headers;
+mod held;
 mod idle;
 mod mirror;
+mod named;
 mod reply;
 mod request;
 mod token;
@@ -35,8 +37,8 @@ use telemetry::ResponseFlags;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use body::ReplyBody;
 use doubt::{Watch, Watched};
+use held::ReplyBody;
 
 use crate::connection::{About, chain_for};
 use crate::life::Phase;
@@ -64,6 +66,8 @@ pub(crate) struct Connection {
     last_used: Cell<Instant>,
     /// It has had an answer.
     answered: Cell<bool>,
+    /// Told when an answer's silence was too long: HTTP/1 then ends.
+    stuck: Notify,
     /// Told at each answer while draining.
     told: Notify,
 }
@@ -155,6 +159,7 @@ pub(crate) async fn serve(
         in_flight: Cell::new(0),
         last_used: Cell::new(Instant::now()),
         answered: Cell::new(false),
+        stuck: Notify::new(),
         told: Notify::new(),
     });
     if http2 {
@@ -209,9 +214,13 @@ async fn serve_http1(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
     tokio::pin!(serving);
     let result = tokio::select! {
         result = &mut serving => result,
+        () = connection.stuck.notified() => return,
         () = over(connection, manager) => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            tokio::select! {
+                result = serving => result,
+                () = connection.stuck.notified() => return,
+            }
         }
     };
     // How a connection ends otherwise is told by the log lines of its requests.

@@ -12,7 +12,9 @@ use proxy_config::{FilterChain, Listener, TcpProxy};
 use telemetry::{RequestProtocol, ResponseFlags, TcpSeries};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
-use upstream::{Address, Alpn, Cause, Cluster, Connected, Host, Outcome, PickContext, Transport};
+use upstream::{
+    Address, Alpn, Cause, Cluster, Connected, Host, NameError, Outcome, PickContext, Registry, Target, Transport,
+};
 
 use crate::connection::{About, record};
 use crate::stream::Stream;
@@ -65,7 +67,8 @@ pub(crate) async fn connect(proxy: &TcpProxy, about: &About) -> Result<Upstream,
     let cluster = slot
         .load()
         .ok_or_else(|| Failure { cluster: Some(slot.name.clone()), ..fail(ResponseFlags::NC, "cluster_not_found") })?;
-    upstream::Registry::ready(&cluster).await;
+    Registry::ready(&cluster).await;
+    let target = name(proxy, &cluster, about).await?;
     let mut tried = Vec::new();
     let mut last = fail(ResponseFlags::UH, "no_healthy_upstream");
     last.cluster = Some(cluster.config.name.clone());
@@ -73,6 +76,7 @@ pub(crate) async fn connect(proxy: &TcpProxy, about: &About) -> Result<Upstream,
         let Ok(host) = cluster.pick(&PickContext {
             tried: &tried,
             original: Some(original),
+            target: target.as_ref(),
             hash: proxy.hashes_source.then(|| rules::route::HashPolicy::source(about.source.ip())),
             ..PickContext::default()
         }) else {
@@ -80,13 +84,16 @@ pub(crate) async fn connect(proxy: &TcpProxy, about: &About) -> Result<Upstream,
         };
         match upstream::connect(&cluster, &host, Alpn::Configured, Some(&about.proxied())).await {
             Ok(mut connected) => {
-                let Some(target) = &proxy.tunnel else {
+                let Some(wanted) = &proxy.tunnel else {
                     return Ok(Upstream { cluster, host, connected, early: Vec::new() });
                 };
-                let opening = tunnel::open(&mut connected.stream, target);
+                let opening = tunnel::open(connected.stream, wanted);
                 let opened = tokio::time::timeout(cluster.config.connect_timeout, opening).await;
                 match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                    Ok(early) => return Ok(Upstream { cluster, host, connected, early }),
+                    Ok((stream, early)) => {
+                        connected.stream = stream;
+                        return Ok(Upstream { cluster, host, connected, early });
+                    }
                     Err(error) => {
                         cluster.report(&host, Outcome::LocalFailure);
                         last.flags = ResponseFlags::UF.with(ResponseFlags::URX);
@@ -110,6 +117,24 @@ pub(crate) async fn connect(proxy: &TcpProxy, about: &About) -> Result<Upstream,
         }
     }
     Err(last)
+}
+
+/// The host that the client's TLS asks for, its addresses found, where the cluster is for names that callers bring.
+async fn name(proxy: &TcpProxy, cluster: &Cluster, about: &About) -> Result<Option<Target>, Failure> {
+    let Some((port, limits)) = proxy.names.filter(|_| cluster.is_named()) else { return Ok(None) };
+    let fail = |flags, reason: &str| Failure {
+        flags,
+        reason: reason.to_owned(),
+        cluster: Some(cluster.config.name.clone()),
+        host: None,
+    };
+    let unknown = || fail(ResponseFlags::DF, "dns_resolution_failure");
+    let target = Target::new(&about.sni, port).ok_or_else(unknown)?;
+    match Registry::resolve(cluster, &target, limits).await {
+        Ok(()) => Ok(Some(target)),
+        Err(NameError::NoAddress) => Err(unknown()),
+        Err(NameError::Overflow) => Err(fail(ResponseFlags::UO, "dns_cache_overflow")),
+    }
 }
 
 /// Relays a connection to its end, and reports it.

@@ -1,15 +1,25 @@
-//! The way through a forward proxy: CONNECT over HTTP/1.1 (RFC 9110, 9.3.6).
+//! The way through a forward proxy: CONNECT over HTTP/1.1 (RFC 9110, 9.3.6), or POST.
+
+mod post;
 
 use std::io;
 
+use proxy_config::Tunnel;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use upstream::Transport;
 
 /// The longest head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Asks for a tunnel to `target`, a `host:port`. Gives back what came behind the answer's head: it is the target's.
-pub(crate) async fn open(stream: &mut Transport, target: &str) -> io::Result<Vec<u8>> {
+/// Asks for a tunnel. Gives back its stream, and what came behind the answer's head: it is the target's.
+pub(crate) async fn open(stream: Transport, wanted: &Tunnel) -> io::Result<(Transport, Vec<u8>)> {
+    match &wanted.post {
+        None => connect(stream, &wanted.target).await,
+        Some(path) => post::open(stream, &wanted.target, path).await.map(|stream| (stream, Vec::new())),
+    }
+}
+
+async fn connect(mut stream: Transport, target: &str) -> io::Result<(Transport, Vec<u8>)> {
     let head = format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     stream.flush().await?;
@@ -18,7 +28,7 @@ pub(crate) async fn open(stream: &mut Transport, target: &str) -> io::Result<Vec
     loop {
         if let Some(end) = end_of_head(&read) {
             let rest = read.split_off(end);
-            return if accepted(&read) { Ok(rest) } else { Err(io::Error::other(refusal(&read))) };
+            return if accepted(&read) { Ok((stream, rest)) } else { Err(io::Error::other(refusal(&read))) };
         }
         if read.len() > MAX_HEAD {
             return Err(io::Error::other("the tunnel's answer has no end"));

@@ -13,6 +13,8 @@ use crate::address::Address;
 use crate::balance::HostSet;
 use crate::config::{Balance, ClusterConfig, Discovery, HostConfig, Outlier, Security};
 use crate::host::{self, Host, Outcome};
+use crate::names::{Names, Target};
+use crate::recent::Recent;
 use crate::stats::ClusterStats;
 
 /// A name that routes hold; what stands behind it comes and goes.
@@ -41,6 +43,8 @@ pub struct PickContext<'a> {
     pub priorities: &'a [u32],
     /// The address the client dialled.
     pub original: Option<SocketAddr>,
+    /// Where the caller wants to go, where callers bring the name.
+    pub target: Option<&'a Target>,
 }
 
 /// Why no host was picked.
@@ -80,6 +84,10 @@ pub struct Cluster {
     /// Its counters; they outlive a new configuration.
     pub stats: Arc<ClusterStats>,
     hosts: ArcSwap<HostSet>,
+    /// What callers named; it outlives a new configuration.
+    pub(crate) names: Arc<Names>,
+    /// Requests of late, where the retry budget looks at them.
+    recent: Option<Recent>,
     /// Held by whoever makes a new host set of the present one; never while a host is picked.
     writing: Mutex<()>,
     retired: AtomicBool,
@@ -102,6 +110,8 @@ impl Cluster {
             id: NEXT.fetch_add(1, Relaxed),
             stats: former.map(|f| f.stats.clone()).unwrap_or_default(),
             hosts: ArcSwap::from_pointee(set),
+            names: former.map(|f| f.names.clone()).unwrap_or_default(),
+            recent: config.thresholds.retry_budget.and_then(|budget| budget.interval).map(Recent::new),
             writing: Mutex::default(),
             retired: AtomicBool::new(false),
             answers: tokio::sync::Mutex::default(),
@@ -147,6 +157,12 @@ impl Cluster {
         self.store(made);
     }
 
+    /// Puts hosts in force that are made already.
+    pub(crate) fn put_hosts(&self, hosts: Vec<Arc<Host>>) {
+        let _writing = self.writing.lock();
+        self.store(hosts);
+    }
+
     fn store(&self, hosts: Vec<Arc<Host>>) {
         self.hosts.store(Arc::new(HostSet::new(hosts, &self.config)));
     }
@@ -161,11 +177,19 @@ impl Cluster {
         self.hosts.load().all.is_empty()
     }
 
+    /// Whether callers bring the name.
+    pub fn is_named(&self) -> bool {
+        matches!(self.config.discovery, Discovery::Names(_))
+    }
+
     /// Picks a host.
     ///
     /// # Errors
     /// When there is none that may be used.
     pub fn pick(&self, context: &PickContext<'_>) -> Result<Arc<Host>, PickError> {
+        if self.is_named() {
+            return self.names.pick(context).ok_or(PickError::NoHealthyHost);
+        }
         if self.config.balance == Balance::Original {
             return Ok(self.original(context.original.ok_or(PickError::NoHealthyHost)?));
         }
@@ -216,7 +240,11 @@ impl Cluster {
 
     /// A place for a request in flight; `None` when the circuit is open.
     pub fn request_permit(&self) -> Option<Permit> {
-        self.permit(|s| &s.rq_active, self.config.thresholds.requests, |s| &s.rq_pending_overflow)
+        let permit = self.permit(|s| &s.rq_active, self.config.thresholds.requests, |s| &s.rq_pending_overflow)?;
+        if let Some(recent) = &self.recent {
+            recent.add();
+        }
+        Some(permit)
     }
 
     /// A place for a request that waits for a connection.
@@ -228,8 +256,10 @@ impl Cluster {
     pub fn retry_permit(&self) -> Option<Permit> {
         let limit = match &self.config.thresholds.retry_budget {
             Some(budget) => {
-                let active = self.stats.rq_active.load(Relaxed) + self.stats.rq_pending_active.load(Relaxed);
-                let share = u128::from(active) * u128::from(budget.per_million) / 1_000_000;
+                // A request that waits for a connection is in flight here too: it has its place already.
+                let in_flight = || self.stats.rq_active.load(Relaxed);
+                let requests = self.recent.as_ref().map_or_else(in_flight, Recent::count);
+                let share = u128::from(requests) * u128::from(budget.per_million) / 1_000_000;
                 u32::try_from(share).unwrap_or(u32::MAX - 1).max(budget.least)
             }
             None => self.config.thresholds.retries,

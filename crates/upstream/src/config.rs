@@ -111,6 +111,26 @@ pub enum Discovery {
     Dns(Vec<DnsTarget>),
     /// The address the client dialled.
     OriginalDst,
+    /// From DNS, by the name that each caller brings.
+    Names(NameLimits),
+}
+
+/// How many names that callers bring are kept, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameLimits {
+    /// Names known at once.
+    pub most: u32,
+    /// A name that nobody has called for so long is forgotten.
+    pub unused: Duration,
+    /// Names are asked for IPv4 addresses alone.
+    pub ipv4_only: bool,
+}
+
+impl Default for NameLimits {
+    /// Envoy's defaults of a DNS cache: `max_hosts`, `host_ttl`.
+    fn default() -> Self {
+        Self { most: 1024, unused: Duration::from_secs(300), ipv4_only: false }
+    }
 }
 
 /// A name to resolve.
@@ -238,6 +258,8 @@ pub struct RetryBudget {
     pub per_million: u32,
     /// So many always may.
     pub least: u32,
+    /// Requests that began within this time count, whether they have ended or not; `None`: those in flight.
+    pub interval: Option<Duration>,
 }
 
 impl Default for Thresholds {

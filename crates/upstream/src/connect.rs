@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -31,6 +31,8 @@ pub enum Transport {
     Pipe(UnixStream),
     /// TLS over a Unix socket.
     PipeTls(Box<TlsStream<UnixStream>>),
+    /// A way through something that both of these carry.
+    Tunnel(DuplexStream),
 }
 
 impl AsyncRead for Transport {
@@ -40,6 +42,7 @@ impl AsyncRead for Transport {
             Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
             Self::Pipe(s) => Pin::new(s).poll_read(cx, buf),
             Self::PipeTls(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tunnel(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
 }
@@ -51,6 +54,7 @@ impl AsyncWrite for Transport {
             Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
             Self::Pipe(s) => Pin::new(s).poll_write(cx, buf),
             Self::PipeTls(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tunnel(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
 
@@ -60,6 +64,7 @@ impl AsyncWrite for Transport {
             Self::Tls(s) => Pin::new(s).poll_flush(cx),
             Self::Pipe(s) => Pin::new(s).poll_flush(cx),
             Self::PipeTls(s) => Pin::new(s).poll_flush(cx),
+            Self::Tunnel(s) => Pin::new(s).poll_flush(cx),
         }
     }
 
@@ -69,6 +74,7 @@ impl AsyncWrite for Transport {
             Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
             Self::Pipe(s) => Pin::new(s).poll_shutdown(cx),
             Self::PipeTls(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tunnel(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
 
@@ -82,6 +88,7 @@ impl AsyncWrite for Transport {
             Self::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::Pipe(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::PipeTls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Tunnel(s) => Pin::new(s).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -91,6 +98,7 @@ impl AsyncWrite for Transport {
             Self::Tls(s) => s.is_write_vectored(),
             Self::Pipe(s) => s.is_write_vectored(),
             Self::PipeTls(s) => s.is_write_vectored(),
+            Self::Tunnel(s) => s.is_write_vectored(),
         }
     }
 }

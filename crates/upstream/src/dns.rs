@@ -10,9 +10,9 @@ use crate::host;
 use crate::resolver::Resolver;
 
 /// After a failure the next caller is told at once, for so many milliseconds.
-const PAUSE: u64 = 1000;
+pub(crate) const PAUSE: u64 = 1000;
 /// An answer that ran out is used while another is fetched; after so many milliseconds more it is waited for.
-const STALE: u64 = 60_000;
+pub(crate) const STALE: u64 = 60_000;
 
 /// Resolves a cluster that has no host yet, or whose answer is long over. Callers at the same time share one lookup.
 pub(crate) async fn ready(cluster: &Cluster, resolver: &Resolver) {
@@ -85,4 +85,4 @@ async fn resolve(cluster: &Cluster, targets: &[DnsTarget], answers: &mut Vec<Vec
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,8 +15,10 @@ mod dns;
 mod error;
 mod host;
 mod messages;
+mod names;
 mod pool;
 mod proxied;
+mod recent;
 mod registry;
 mod resolver;
 mod stats;
@@ -25,7 +27,7 @@ pub use address::Address;
 pub use body::{Body, BodyError, Recording, UpstreamBody};
 pub use cluster::{Cluster, ClusterSlot, Permit, PickContext, PickError};
 pub use config::{
-    Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Http2Keepalive, Keepalive, Outlier, Protocol,
+    Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Http2Keepalive, Keepalive, NameLimits, Outlier, Protocol,
     ProxyVersion, RetryBudget, Security, Service, SlowStart, Thresholds, Tls, TransportMatch,
 };
 pub use connect::{Alpn, Connected, Transport, connect};
@@ -33,6 +35,7 @@ pub use copies::CopyOut;
 pub use error::{Cause, SendError, is_stream_reset};
 pub use host::{Host, HostStats, Outcome};
 pub use messages::Messages;
+pub use names::{NameError, Target};
 pub use pool::{Answer, HttpPools, Lease, SendOptions, Version};
 pub use proxied::Proxied;
 pub use registry::Registry;

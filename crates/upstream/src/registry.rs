@@ -9,9 +9,10 @@ use telemetry::Stat;
 use tokio::sync::watch;
 
 use crate::cluster::{Cluster, ClusterSlot};
-use crate::config::{ClusterConfig, Discovery, HostConfig};
+use crate::config::{ClusterConfig, Discovery, HostConfig, NameLimits};
+use crate::names::{NameError, Target};
 use crate::resolver::Resolver;
-use crate::{dns, stats};
+use crate::{dns, names, stats};
 
 /// All clusters by name; a slot exists from its first mention on.
 #[derive(Debug, Default)]
@@ -111,8 +112,14 @@ impl Registry {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 // Each by itself: a server that does not answer holds up only its own names.
-                for cluster in self.clusters().into_iter().filter(|c| dns::is_due(c)) {
-                    tokio::spawn(async move { dns::refresh(&cluster, Resolver::of_process()).await });
+                for cluster in self.clusters() {
+                    for named in names::due(&cluster) {
+                        let cluster = cluster.clone();
+                        tokio::spawn(async move { names::refresh(&cluster, &named, Resolver::of_process()).await });
+                    }
+                    if dns::is_due(&cluster) {
+                        tokio::spawn(async move { dns::refresh(&cluster, Resolver::of_process()).await });
+                    }
                 }
             }
         };
@@ -128,6 +135,14 @@ impl Registry {
     /// Reports the counters of all clusters under Envoy's names.
     pub fn stats(&self, emit: &mut dyn FnMut(Stat<'_>)) {
         self.clusters().iter().for_each(|cluster| stats::report(cluster, emit));
+    }
+
+    /// Finds the addresses of a name that a caller brings, when the cluster is for such; within both limits.
+    ///
+    /// # Errors
+    /// When too many names are known, or DNS has no address.
+    pub async fn resolve(cluster: &Cluster, target: &Target, limits: NameLimits) -> Result<(), NameError> {
+        names::ready(cluster, target, limits, Resolver::of_process()).await
     }
 
     /// Resolves a DNS cluster that has no host yet: a name is asked only when somebody calls it.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
@@ -70,7 +70,12 @@ impl Resolver {
         if let Ok(ip) = host.parse() {
             return Ok(Resolved { addresses: vec![ip], life: LIVES.1 });
         }
-        if let Some(addresses) = self.fixed.get(&host.trim_end_matches('.').to_ascii_lowercase()) {
+        let name = host.trim_end_matches('.').to_ascii_lowercase();
+        // RFC 6761, 6.3: these names are this machine, whatever a server says.
+        if name == "localhost" || name.ends_with(".localhost") {
+            return Ok(Resolved { addresses: vec![Ipv4Addr::LOCALHOST.into()], life: LIVES.1 });
+        }
+        if let Some(addresses) = self.fixed.get(&name) {
             return Ok(Resolved { addresses: addresses.clone(), life: LIVES.1 });
         }
         // A short name needs the system's search list.

@@ -33,18 +33,22 @@ pub(super) fn service_entry(spec: &ServiceEntry, found: &mut Found) {
             "" => no(found, at, "a host cannot be empty"),
             "*" => no(found, at, "a host cannot be \"*\" alone: it would stand for everything"),
             h if h.starts_with('*') && resolution.starts_with("DNS") => {
-                no(found, at, "a wildcard cannot be asked of DNS; use resolution NONE or name the hosts");
+                no(
+                    found,
+                    at,
+                    "a wildcard cannot be asked of DNS; use resolution DYNAMIC_DNS or NONE, or name the hosts",
+                );
             }
             _ => {}
         }
     }
     match resolution {
         "NONE" | "STATIC" | "DNS" | "DNS_ROUND_ROBIN" => {}
-        "DYNAMIC_DNS" => no(found, "/spec/resolution", "DYNAMIC_DNS is not built yet; use DNS and name the hosts"),
+        "DYNAMIC_DNS" => dynamic(spec, found),
         other => no(
             found,
             "/spec/resolution",
-            format!("unknown resolution \"{other}\"; use NONE, STATIC, DNS or DNS_ROUND_ROBIN"),
+            format!("unknown resolution \"{other}\"; use NONE, STATIC, DNS, DNS_ROUND_ROBIN or DYNAMIC_DNS"),
         ),
     }
     let location = spec.location.as_deref().unwrap_or("MESH_EXTERNAL");
@@ -77,6 +81,31 @@ pub(super) fn service_entry(spec: &ServiceEntry, found: &mut Found) {
             no(found, at, "behind a Unix socket there is one port; give the entry one port");
         } else if !pipe && resolution == "STATIC" && endpoint.address.parse::<std::net::IpAddr>().is_err() {
             no(found, at, format!("resolution STATIC needs an IP address, not \"{}\"", endpoint.address));
+        }
+    }
+}
+
+/// DYNAMIC_DNS: each caller names a host, by the Host of HTTP or the server name of TLS.
+fn dynamic(spec: &ServiceEntry, found: &mut Found) {
+    for (i, host) in spec.hosts.iter().enumerate() {
+        if !host.starts_with("*.") {
+            no(found, format!("/spec/hosts/{i}"), "resolution DYNAMIC_DNS is for wildcard hosts; use DNS for this one");
+        }
+    }
+    if !spec.endpoints.is_empty() {
+        no(found, "/spec/endpoints", "resolution DYNAMIC_DNS takes no endpoints: callers name the hosts");
+    }
+    if spec.workload_selector.is_some() {
+        no(found, "/spec/workloadSelector", "resolution DYNAMIC_DNS selects no workloads: callers name the hosts");
+    }
+    for (i, port) in spec.ports.iter().enumerate() {
+        let protocol = port.protocol.to_ascii_uppercase();
+        if !["HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTPS", "TLS"].contains(&protocol.as_str()) {
+            let message = "resolution DYNAMIC_DNS needs a protocol that names hosts: HTTP, HTTP2, GRPC, HTTPS or TLS";
+            no(found, format!("/spec/ports/{i}/protocol"), message);
+        }
+        if port.target_port != 0 && port.target_port != port.number {
+            no(found, format!("/spec/ports/{i}/targetPort"), "resolution DYNAMIC_DNS has no other port");
         }
     }
 }

@@ -72,6 +72,9 @@ pub(super) fn retry_budget(budget: Option<&RetryBudget>, out: &mut Value) {
         "budgetPercent": {"value": budget.percent.unwrap_or(20.0)},
         "minRetryConcurrency": budget.min_retry_concurrency.unwrap_or(3)
     });
+    if let Some(interval) = &budget.budget_interval {
+        limits["retryBudget"]["budgetInterval"] = duration(interval);
+    }
 }
 
 /// Options of HTTP connections; those of TCP count for them too, the idle time where HTTP has none of its own.

@@ -211,6 +211,7 @@ impl<'a> Own<'a> {
             inbound: true,
             counts: http::counts(self.snapshot, self.proxy),
             tracing: telemetry::tracing(self.snapshot, self.proxy, Side::Server),
+            names: None,
             normalization: scope::normalization(self.snapshot),
         }
         .filter(self.proxy)

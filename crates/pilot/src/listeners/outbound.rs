@@ -12,7 +12,7 @@ use super::{listener_filter, socket_address};
 use crate::http::{self, Manager, Routes};
 use crate::scope::{self, App, Traffic};
 use crate::sidecar::{self, Egress};
-use crate::{Proxy, access_log, clusters, names, telemetry};
+use crate::{Proxy, access_log, clusters, names, names_of_callers, telemetry};
 
 /// Every listener but `virtualOutbound`, in order of name.
 pub(super) fn listeners(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Value> {
@@ -156,6 +156,7 @@ pub(super) fn outbound_http(snapshot: &Snapshot, proxy: &Proxy, stat_prefix: Str
         inbound: false,
         counts: http::counts(snapshot, proxy),
         tracing: telemetry::tracing(snapshot, proxy, Side::Client),
+        names: names_of_callers::http_filter(snapshot),
         normalization: scope::normalization(snapshot),
     };
     json!({
@@ -172,7 +173,8 @@ pub(super) fn tcp(proxy: &Proxy, cluster: &str, snapshot: &Snapshot) -> Vec<Valu
     for (field, value) in clusters::tcp_settings(snapshot, proxy, cluster) {
         filter["typedConfig"][field] = value;
     }
-    stats.into_iter().chain([filter]).collect()
+    let named = names_of_callers::sni_filter(snapshot, proxy, cluster);
+    stats.into_iter().chain(named).chain([filter]).collect()
 }
 
 /// The listener of one service address.

@@ -207,6 +207,13 @@ fn filters() -> Vec<Value> {
             "rbac",
             typed("envoy.extensions.filters.http.rbac.v3.RBAC", json!({"rules": policies(), "shadow_rules": {}})),
         ),
+        filter(
+            "names",
+            typed(
+                "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
+                json!({"dns_cache_config": {"name": "n"}}),
+            ),
+        ),
         filter("jwt", typed("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication", token)),
         filter(
             "fault",
@@ -231,7 +238,11 @@ fn filters() -> Vec<Value> {
 
 fn network_filters() -> Vec<Value> {
     let rbac = json!({"rules": policies(), "shadow_rules": {}, "stat_prefix": "s"});
-    vec![filter("rbac", typed("envoy.extensions.filters.network.rbac.v3.RBAC", rbac))]
+    let names = json!({"dns_cache_config": {"name": "n"}, "port_value": 443});
+    vec![
+        filter("rbac", typed("envoy.extensions.filters.network.rbac.v3.RBAC", rbac)),
+        filter("names", typed("envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig", names)),
+    ]
 }
 
 fn cluster(more: Value) -> Value {
@@ -255,8 +266,13 @@ fn clusters() -> Vec<Value> {
         "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
         json!({"config": {}, "transport_socket": tls(contexts().remove(1))}),
     );
+    let names = typed(
+        "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+        json!({"dns_cache_config": {"name": "n"}}),
+    );
     let mut all = vec![
         cluster(dns),
+        cluster(json!({"lb_policy": "CLUSTER_PROVIDED", "cluster_type": {"name": "n", "typed_config": names}})),
         cluster(json!({
             "type": "EDS",
             "eds_cluster_config": {"eds_config": {"ads": {}}},

@@ -12,7 +12,9 @@ use proxy_config::HttpManager;
 use rules::route::{RetryPolicy, TryEnd};
 use telemetry::ResponseFlags;
 use tokio::time::Instant;
-use upstream::{Answer, Body, Cause, Cluster, Host, Outcome, PickContext, Recording, SendError, SendOptions, Version};
+use upstream::{
+    Answer, Body, Cause, Cluster, Host, Outcome, PickContext, Recording, SendError, SendOptions, Target, Version,
+};
 
 use super::Connection;
 use super::exchange::Exchange;
@@ -28,6 +30,8 @@ pub(crate) struct Attempts<'a> {
     /// Of the whole request.
     pub(crate) deadline: Option<Instant>,
     pub(crate) hash: Option<u64>,
+    /// Where the request goes, where callers bring the name.
+    pub(crate) name: Option<&'a Target>,
     /// Tell the upstream which try it is.
     pub(crate) count_header: bool,
     /// Towards the upstream.
@@ -250,7 +254,13 @@ impl Tried {
 
 fn pick(attempts: &Attempts<'_>, tried: &Tried) -> Result<Arc<Host>, Failed> {
     let original = Some(attempts.connection.about.destination);
-    let context = PickContext { hash: attempts.hash, tried: &tried.hosts, priorities: &tried.priorities, original };
+    let context = PickContext {
+        hash: attempts.hash,
+        tried: &tried.hosts,
+        priorities: &tried.priorities,
+        original,
+        target: attempts.name,
+    };
     attempts.cluster.pick(&context).map_err(|e| {
         Failed::new(StatusCode::SERVICE_UNAVAILABLE, e.flag(), "no_healthy_upstream", "no healthy upstream")
     })

@@ -10,6 +10,7 @@ use tokio::time::{Instant, Sleep};
 use upstream::{Messages, UpstreamBody};
 
 use super::exchange::Exchange;
+use super::idle::Idle;
 
 /// A page of the admin port.
 pub(crate) struct AdminBody(Option<Bytes>);
@@ -33,8 +34,8 @@ impl Body for AdminBody {
     }
 }
 
-/// The body of an answer.
-pub(crate) struct ReplyBody {
+/// The body of an answer that is still going out.
+pub(super) struct Live {
     source: Source,
     exchange: Option<Box<Exchange>>,
     /// gRPC messages, when they are counted.
@@ -52,7 +53,7 @@ enum Source {
 
 /// The upstream broke off, or took too long: the client's stream is broken off too.
 #[derive(Debug)]
-pub(crate) struct Broken(&'static str);
+pub(crate) struct Broken(pub(super) &'static str);
 
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -62,13 +63,13 @@ impl std::fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-impl ReplyBody {
+impl Live {
     /// A body that nobody waits for.
-    pub(crate) fn bare(body: Bytes) -> Self {
+    pub(super) fn bare(body: Bytes) -> Self {
         Self { source: Source::Local(body), exchange: None, messages: None, deadline: None, timer: None }
     }
 
-    pub(crate) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
+    pub(super) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
         let source = Source::Local(body);
         let mut reply = Self { source, exchange: Some(exchange), messages: None, deadline: None, timer: None };
         if reply.is_end_stream() {
@@ -77,7 +78,7 @@ impl ReplyBody {
         reply
     }
 
-    pub(crate) fn upstream(body: UpstreamBody, exchange: Box<Exchange>, deadline: Option<Instant>) -> Self {
+    pub(super) fn upstream(body: UpstreamBody, exchange: Box<Exchange>, deadline: Option<Instant>) -> Self {
         let messages = exchange.grpc.then(Messages::default);
         let source = Source::Upstream(body);
         let mut reply = Self { source, exchange: Some(exchange), messages, deadline, timer: None };
@@ -93,6 +94,16 @@ impl ReplyBody {
         }
     }
 
+    /// Whose silence ends it, where silence does.
+    pub(super) fn idle(&self) -> Option<&Idle> {
+        self.exchange.as_ref().and_then(|exchange| exchange.idle.as_ref())
+    }
+
+    /// Ends what was silent for too long.
+    pub(super) fn end_of_silence(mut self) {
+        self.fail(ResponseFlags::SI, "stream_idle_timeout");
+    }
+
     fn fail(&mut self, flag: ResponseFlags, details: &'static str) -> Broken {
         if let Some(mut exchange) = self.exchange.take() {
             exchange.flags.insert(flag);
@@ -105,7 +116,7 @@ impl ReplyBody {
     /// Ready when the whole answer takes too long, or nothing has moved for too long.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let silence = self.exchange.as_ref().and_then(|e| e.idle.as_ref()).map(super::idle::Idle::until);
+            let silence = self.idle().map(Idle::until);
             let Some(limit) = self.deadline.into_iter().chain(silence).min() else { return Poll::Pending };
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(limit)));
             if timer.deadline() != limit {
@@ -138,7 +149,7 @@ impl ReplyBody {
     }
 }
 
-impl Body for ReplyBody {
+impl Body for Live {
     type Data = Bytes;
     type Error = Broken;
 

@@ -17,17 +17,17 @@ use telemetry::ResponseFlags;
 use tokio::time::Instant;
 use upstream::{
     Alpn, Answer, Body, Cause, Cluster, ClusterSlot, Messages, Outcome, PickContext, Protocol, Recording, Registry,
-    UpstreamBody, Version,
+    Target, UpstreamBody, Version,
 };
 
 use super::attempt::{self, Attempts, Failed};
-use super::body::ReplyBody;
 use super::exchange::Exchange;
 use super::headers as names;
+use super::held::ReplyBody;
 use super::idle::Idle;
 use super::reply::{self, Local};
 use super::request::view;
-use super::{Connection, awaiting, doubt, mirror, upgrade};
+use super::{Connection, awaiting, doubt, mirror, named, upgrade};
 
 /// A request body up to this size is kept so that it can be sent again (Envoy's default buffer limit).
 const KEEP: u64 = 1 << 20;
@@ -87,10 +87,14 @@ pub(crate) async fn forward(
     if let Some(trace) = &exchange.trace {
         trace.write(manager, request.headers_mut());
     }
+    let name = match named::target(manager, &cluster, request.headers()).await {
+        Ok(name) => name,
+        Err(local) => return reply::local(exchange, server, local),
+    };
     let upgraded = upgrading.map(|wanted| upgrade::Pending::new(wanted, &mut request));
     let upgraded = match upgraded {
         Some(pending) if action.connect_ends && pending.is_connect() => {
-            return tunnel(connection, manager, exchange, &cluster, pending).await;
+            return tunnel(connection, manager, exchange, (&cluster, name.as_ref()), pending).await;
         }
         other => other,
     };
@@ -114,6 +118,7 @@ pub(crate) async fn forward(
         policy: action.retry.as_deref(),
         deadline,
         hash: hash.value,
+        name: name.as_ref(),
         count_header: host.attempt_count,
         version,
     };
@@ -308,12 +313,12 @@ async fn tunnel(
     connection: &Rc<Connection>,
     manager: &HttpManager,
     mut exchange: Box<Exchange>,
-    cluster: &Arc<Cluster>,
+    (cluster, target): (&Arc<Cluster>, Option<&Target>),
     pending: upgrade::Pending,
 ) -> Response<ReplyBody> {
     let server = manager.server.as_ref();
     let original = Some(connection.about.destination);
-    let host = match cluster.pick(&PickContext { original, ..PickContext::default() }) {
+    let host = match cluster.pick(&PickContext { original, target, ..PickContext::default() }) {
         Ok(host) => host,
         Err(error) => {
             let local =

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use telemetry::ResponseFlags;
 
-use super::body::ReplyBody;
 use super::exchange::Exchange;
+use super::held::ReplyBody;
 
 /// What the proxy answers by itself.
 pub(crate) struct Local {

@@ -17,11 +17,11 @@ use rules::table::VirtualHost;
 use telemetry::ResponseFlags;
 use upstream::ClusterSlot;
 
-use super::body::ReplyBody;
 use super::exchange::Exchange;
 use super::filters::{self, Verdict};
 use super::forward::forward;
 use super::headers;
+use super::held::ReplyBody;
 use super::reply::{self, Local};
 use super::trace::Trace;
 use super::{Connection, doubt, token, upgrade};

@@ -17,9 +17,9 @@ use telemetry::ResponseFlags;
 use tokio::io::{AsyncRead, AsyncWrite};
 use upstream::{Connected, Host, UpstreamBody};
 
-use super::body::ReplyBody;
 use super::doubt;
 use super::exchange::Exchange;
+use super::held::ReplyBody;
 use super::reply::Local;
 use crate::tcp::copy_buffered;
 

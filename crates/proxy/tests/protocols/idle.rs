@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
+use crate::http2::client as client_of_http2;
 use crate::proxy::{Config, Running};
-use crate::wire::{Upstream, Wire};
+use crate::wire::{PATIENCE, Upstream, Wire};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
@@ -42,6 +43,51 @@ async fn an_answer_that_has_begun_is_broken_off() {
     server.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").await;
     let all = client.rest().await;
     assert!(all.starts_with("HTTP/1.1 200 ") && all.ends_with("ab"), "{all}");
+}
+
+/// Sends an answer that is far larger than all buffers on the way, and waits until it is broken off.
+async fn flood(server: &mut Wire, head: &str) {
+    server.send(head).await;
+    let sending = server.try_send(vec![b'x'; 256 << 20]);
+    tokio::time::timeout(PATIENCE, sending).await.expect("the upstream is let go");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_silent_too() {
+    let upstream = Upstream::bind().await;
+    let mut config = Config::http(upstream.address);
+    config.manager()["stream_idle_timeout"] = json!("0.3s");
+    let Running { proxy: _alive, address } = config.start();
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 268435456\r\n\r\n";
+
+    let mut client = Wire::connect(address).await;
+    client.send(GET).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    flood(&mut server, head).await;
+    let all = client.rest().await;
+    assert!(all.starts_with("HTTP/1.1 200 ") && all.len() < 256 << 20, "the connection ends: {}", all.len());
+
+    // Over HTTP/2 the stream ends, and the connection goes on.
+    let mut sender = client_of_http2(address).await;
+    let request = || http::Request::get("http://a/").body(()).expect("a request");
+    let (response, _) = sender.send_request(request(), true).expect("a stream");
+    let mut server = upstream.accept().await;
+    server.head().await;
+    let (response, ()) = tokio::join!(response, flood(&mut server, head));
+    let mut body = response.expect("a head").into_body();
+    let broken = loop {
+        match body.data().await {
+            Some(Ok(data)) => body.flow_control().release_capacity(data.len()).expect("it was counted"),
+            other => break other,
+        }
+    };
+    assert!(matches!(broken, Some(Err(_))), "it was broken off: {broken:?}");
+    let (response, _) = sender.send_request(request(), true).expect("another stream");
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!(response.await.expect("an answer").status(), 200);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod envoy;
 mod ingress;
 mod locality;
 mod matching;
+mod names;
 mod outlier;
 mod pool;
 mod retry;

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use crate::destination::join_all;
-use crate::server::{Act, Server, until};
+use crate::server::{Act, Seen, Server, until};
 use crate::world::{Answer, Mesh, World, get};
 
 async fn web(policy: &str, act: Act) -> (World, Server) {
@@ -120,12 +120,15 @@ async fn retries_have_a_limit() {
         ("{retryBudget: {percent: 0, minRetryConcurrency: 1}}", false),
         ("{retryBudget: {percent: 100, minRetryConcurrency: 1}}", true),
         ("{retryBudget: {}}", true),
+        ("{retryBudget: {percent: 30, minRetryConcurrency: 1}}", false),
+        // Four requests have ended before: those of the interval count as well.
+        ("{retryBudget: {percent: 30, minRetryConcurrency: 1, budgetInterval: 600s}}", true),
     ] {
-        let server = Server::with("web", |seen| {
+        let slow_unless_first = |seen: &Seen| {
             let first = seen.headers["x-envoy-attempt-count"] == "1";
             if seen.path == "/" && first { Act::Status(503) } else { SLOW }
-        })
-        .await;
+        };
+        let server = Server::echo("web").await;
         let mut mesh = Mesh::new();
         mesh.http("web", &[("", &server)]);
         mesh.destination_rule("web", &format!("host: web\ntrafficPolicy: {policy}"));
@@ -134,6 +137,11 @@ async fn retries_have_a_limit() {
             "hosts: [web]\nhttp: [{retries: {attempts: 1, retryOn: 5xx}, route: [{destination: {host: web}}]}]",
         );
         let world = mesh.start().await;
+        for _ in 0..4 {
+            assert_eq!(world.send_apart(get("web", "/before")).await.status, 200);
+        }
+        server.change(slow_unless_first);
+        server.0.arrived.store(0, SeqCst);
         // Six others are on their way, of which a budget is a share.
         let others = async { join_all((0..6).map(|_| world.send_apart(get("web", "/other"))).collect()).await };
         let failing = async {

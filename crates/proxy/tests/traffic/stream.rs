@@ -2,8 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -11,7 +16,7 @@ use crate::server::{Server, listen};
 use crate::world::{Mesh, World};
 
 /// The server that a connection reaches: it says its name, and echoes.
-async fn reached(at: SocketAddr, say: &[u8]) -> String {
+pub async fn reached(at: SocketAddr, say: &[u8]) -> String {
     let mut stream = BufReader::new(TcpStream::connect(at).await.expect("the listener is open"));
     stream.write_all(say).await.expect("it is open");
     let mut name = String::new();
@@ -72,7 +77,7 @@ async fn weights_of_tcp_routes() {
 }
 
 /// The first bytes of a TLS client that asks for a name.
-fn hello(name: &str) -> Vec<u8> {
+pub fn hello(name: &str) -> Vec<u8> {
     use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
     let provider = std::sync::Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -209,6 +214,63 @@ async fn servers_are_told_who_connects() {
             "{version}: {all:?}"
         );
     }
+}
+
+/// A name, then what came.
+struct Greeted {
+    name: Option<Bytes>,
+    body: Incoming,
+}
+
+impl Body for Greeted {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.name.take() {
+            Some(name) => Poll::Ready(Some(Ok(Frame::data(name)))),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        }
+    }
+}
+
+/// A forward proxy that takes tunnels by POST: it reports the heads, greets, and then echoes.
+async fn posts() -> (Server, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let listener = listen().await;
+    let server = Server::state("proxy", listener.local_addr().unwrap(), |_| crate::server::Act::Echo);
+    let (sender, heads) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let sender = sender.clone();
+            let answer = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+                let host = request.headers()["host"].to_str().unwrap_or_default().to_owned();
+                let _ = sender.send(format!("{} {} {host}", request.method(), request.uri()));
+                let greeted = Greeted { name: Some("proxy\n".into()), body: request.into_body() };
+                std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(greeted)))
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().half_close(true).serve_connection(io, answer));
+        }
+    });
+    (server, heads)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tunnels_by_post() {
+    let (server, mut heads) = posts().await;
+    let world = under("{tunnel: {protocol: POST, targetHost: far.example, targetPort: 443}}", &[&server]).await;
+    let at = world.tcp_entry("db", 9000);
+    assert_eq!(reached(at, b"").await, "proxy");
+    assert_eq!(heads.recv().await.as_deref(), Some("POST / far.example:443"));
+    // More than any buffer holds goes both ways, and the end goes through.
+    let mut stream = TcpStream::connect(at).await.expect("the listener is open");
+    let bytes = vec![b'x'; 300_000];
+    let (mut read, mut write) = stream.split();
+    let mut back = vec![0; "proxy\n".len() + bytes.len()];
+    let (sent, got) = tokio::join!(write.write_all(&bytes), read.read_exact(&mut back));
+    assert!(sent.is_ok() && got.is_ok() && back.ends_with(&bytes), "{sent:?} {got:?}");
+    write.shutdown().await.expect("it is open");
+    assert_eq!(read.read_to_end(&mut back).await.expect("an orderly end"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -7,10 +7,11 @@ use serde::de::DeserializeOwned;
 
 const TABLE: &str = include_str!("../../../../docs/traffic-fields.md");
 const TYPES: &str = include_str!("../../../istio-api/src/networking.rs");
-const CASES: [(&str, &str); 9] = [
+const CASES: [(&str, &str); 10] = [
     ("destination", include_str!("destination.rs")),
     ("locality", include_str!("locality.rs")),
     ("matching", include_str!("matching.rs")),
+    ("names", include_str!("names.rs")),
     ("outlier", include_str!("outlier.rs")),
     ("pool", include_str!("pool.rs")),
     ("retry", include_str!("retry.rs")),
@@ -150,13 +151,6 @@ fn refuses_in_these_words() {
         ),
         ("VirtualService", "HeaderOperations", "set", http("headers: {request: {set: {a: \"%NOTHING%\"}}}")),
         ("VirtualService", "HeaderOperations", "add", http("headers: {response: {add: {a: \"%NOTHING%\"}}}")),
-        (
-            "DestinationRule",
-            "TunnelSettings",
-            "protocol",
-            rule("tunnel: {protocol: POST, targetHost: a.example, targetPort: 1}"),
-        ),
-        ("DestinationRule", "RetryBudget", "budgetInterval", rule("retryBudget: {budgetInterval: 10s}")),
         (
             "DestinationRule",
             "LoadBalancerSettings",

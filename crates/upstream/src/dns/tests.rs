@@ -11,7 +11,7 @@ use crate::config::ClusterConfig;
 use crate::registry::Registry;
 
 /// A server that counts questions; its answers hold `ttl` seconds.
-async fn server(ttl: u32) -> (Arc<AtomicU32>, SocketAddr) {
+pub(crate) async fn server(ttl: u32) -> (Arc<AtomicU32>, SocketAddr) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let at = socket.local_addr().unwrap();
     let count = Arc::new(AtomicU32::new(0));

@@ -1,0 +1,75 @@
+//! DYNAMIC_DNS: callers bring the names of hosts. Envoy's dynamic forward proxy, as a cluster and as the filters that
+//! find a name's addresses before the cluster is asked.
+
+use std::collections::HashSet;
+
+use istio_api::service_entry::ServiceEntry;
+use mesh::{Resolution, Snapshot};
+use serde_json::{Value, json};
+
+use crate::{Proxy, names};
+
+/// One cache, shared by name: all who speak of it must say the same.
+fn cache() -> Value {
+    json!({
+        "dnsLookupFamily": "V4_ONLY",
+        "name": "dynamic_dns",
+        "typedDnsResolverConfig": {
+            "name": "envoy.network.dns_resolver.cares",
+            "typedConfig": {
+                "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+                "udpMaxQueries": 100
+            }
+        }
+    })
+}
+
+fn is_dynamic(entry: &ServiceEntry) -> bool {
+    entry.resolution.as_deref() == Some("DYNAMIC_DNS")
+}
+
+/// The hosts of which callers name one.
+pub(crate) fn hosts(snapshot: &Snapshot) -> HashSet<&str> {
+    let entries = snapshot.service_entries().filter(|entry| is_dynamic(&entry.spec));
+    entries.flat_map(|entry| entry.spec.hosts.iter().map(String::as_str)).collect()
+}
+
+/// The type of a cluster.
+pub(crate) fn cluster_type() -> Value {
+    json!({
+        "name": "envoy.clusters.dynamic_forward_proxy",
+        "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+            "dnsCacheConfig": cache()
+        }
+    })
+}
+
+/// The filter by which requests name hosts, where any service is called so.
+pub(crate) fn http_filter(snapshot: &Snapshot) -> Option<Value> {
+    snapshot.service_entries().any(|entry| is_dynamic(&entry.spec)).then(|| {
+        json!({
+            "name": "envoy.filters.http.dynamic_forward_proxy",
+            "typedConfig": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
+                "dnsCacheConfig": cache()
+            }
+        })
+    })
+}
+
+/// The filter by which the server name of TLS names the host, where a cluster is called so.
+pub(crate) fn sni_filter(snapshot: &Snapshot, proxy: &Proxy, cluster: &str) -> Option<Value> {
+    let (port, _, host) = names::parse_outbound(cluster)?;
+    let service = snapshot.service_for(host, &proxy.namespace)?;
+    (service.resolution == Resolution::DynamicDns).then(|| {
+        json!({
+            "name": "envoy.filters.network.sni_dynamic_forward_proxy",
+            "typedConfig": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
+                "dnsCacheConfig": cache(),
+                "portValue": port
+            }
+        })
+    })
+}
