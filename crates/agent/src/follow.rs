@@ -62,7 +62,7 @@ impl Apply for Follower {
         let wanted = self.proxy.wanted();
         vec![
             (types::CLUSTER, Want::All),
-            (types::ENDPOINT, Want::Names(wanted.endpoints.into_iter().collect())),
+            (types::ENDPOINT, Want::Names(wanted.endpoints.iter().map(ToString::to_string).collect())),
             (types::LISTENER, Want::All),
             (types::ROUTE, Want::Names(wanted.routes.into_iter().collect())),
             (types::SECRET, Want::Names(wanted.secrets.into_iter().collect())),

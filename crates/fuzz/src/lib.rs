@@ -57,7 +57,10 @@ fn compiled(data: &[u8]) -> Option<bool> {
         0 => message::<Listener>(rest).map(|m| compile_listener(&m, &CONTEXT).is_ok()),
         1 => message::<Cluster>(rest).map(|m| compile_cluster(&m, &CONTEXT).is_ok()),
         2 => message::<ClusterLoadAssignment>(rest).map(|m| compile_endpoints(&m).is_ok()),
-        _ => message::<RouteConfiguration>(rest).map(|m| compile_routes(&m, &CONTEXT).is_ok()),
+        _ => message::<RouteConfiguration>(rest).map(|m| {
+            compile_routes(&m, &CONTEXT, None)
+                .is_ok_and(|routes| routes.hosts(&CONTEXT).count() <= m.virtual_hosts.len())
+        }),
     }
 }
 

@@ -6,14 +6,11 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwapOption;
 use mtls::SecretStore;
 use parking_lot::Mutex;
-use rules::table::RouteTable;
 use telemetry::Telemetry;
-use upstream::{ClusterSlot, Registry};
+use upstream::Registry;
 
+use crate::routes::Routes;
 use crate::trace::Exporter;
-
-/// A route table over cluster slots.
-pub type Routes = RouteTable<Arc<ClusterSlot>>;
 
 /// A route configuration by name; what stands behind it comes and goes.
 #[derive(Debug)]

@@ -22,13 +22,14 @@ use upstream::NameLimits;
 
 use crate::access_log;
 use crate::common::{kind, limit, unpack};
-use crate::context::{Context, Refusal, Result, RouteSlot, Routes, Under};
+use crate::context::{Context, Refusal, Result, RouteSlot, Under};
 use crate::jwt;
 use crate::names;
 use crate::protocol::{self, Common, Http2, refuse_set};
 use crate::rbac::engine;
 use crate::route;
 use crate::route_action;
+use crate::routes::Routes;
 use crate::trace::{self, Tracing};
 
 /// Envoy's default of `stream_idle_timeout`.

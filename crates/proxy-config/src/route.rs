@@ -8,43 +8,45 @@ use proto::query_parameter_matcher::QueryParameterMatchSpecifier as Q;
 use proto::route_match::PathSpecifier as P;
 use rules::matching::{QueryMatch, StringMatch};
 use rules::route::{PathMatch, Route, RouteCounters, RouteMatch};
-use rules::table::{RouteTable, VirtualHost};
+use rules::table::VirtualHost;
 use telemetry::Counter;
 use upstream::ClusterSlot;
 
 use crate::common::{header_match, mutation, string_match};
-use crate::context::{ConfigError, Context, Refusal, Result, Routes, Under};
+use crate::context::{ConfigError, Context, Refusal, Result, Under};
 use crate::protocol::{refuse, refuse_set};
 use crate::route_action;
+use crate::routes::Routes;
 
-/// Compiles a route configuration.
+/// Compiles a route configuration that came by its name; `former` is what it takes the place of.
 ///
 /// # Errors
 /// With the field that is malformed or not supported.
 pub fn compile_routes(
     proto: &proto::RouteConfiguration,
     context: &Context,
+    former: Option<&Routes>,
 ) -> std::result::Result<Arc<Routes>, ConfigError> {
-    table(proto, context).map(Arc::new).map_err(|e| e.of(&proto.name))
+    let made = refuse_table(proto).and_then(|()| Routes::resting(proto, context, former));
+    made.map(Arc::new).map_err(|e| e.of(&proto.name))
 }
 
+/// Compiles the route configuration of a listener.
 pub(crate) fn table(proto: &proto::RouteConfiguration, context: &Context) -> Result<Routes> {
+    refuse_table(proto)?;
+    Routes::inline(proto, context)
+}
+
+fn refuse_table(proto: &proto::RouteConfiguration) -> Result<()> {
     refuse_set!(proto;
         vhds, internal_only_headers, response_headers_to_add, response_headers_to_remove, request_headers_to_add,
         request_headers_to_remove, most_specific_header_mutations_wins, cluster_specifier_plugins,
         request_mirror_policies, ignore_path_parameters_in_path_matching, typed_per_filter_config, vhost_header,
         route_specifiers,
-    )?;
-    let hosts = proto
-        .virtual_hosts
-        .iter()
-        .map(|host| virtual_host(host, context).under(format!("virtual_hosts[{}]", host.name)))
-        .collect::<Result<Vec<_>>>()?;
-    RouteTable::new(proto.name.as_str().into(), hosts, proto.ignore_port_in_host_matching)
-        .map_err(|e| Refusal::new("virtual_hosts", e))
+    )
 }
 
-fn virtual_host(proto: &proto::VirtualHost, context: &Context) -> Result<VirtualHost<Arc<ClusterSlot>>> {
+pub(crate) fn virtual_host(proto: &proto::VirtualHost, context: &Context) -> Result<VirtualHost<Arc<ClusterSlot>>> {
     let unsupported = [
         ("matcher", proto.matcher.is_some()),
         ("require_tls", proto.require_tls != 0),

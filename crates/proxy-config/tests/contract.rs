@@ -33,7 +33,7 @@ fn recorded_resources_compile() {
                     }
                     "Listener" => compile_listener(&unpack::<Listener>(&any).unwrap(), &context).map(drop),
                     "RouteConfiguration" => {
-                        compile_routes(&unpack::<RouteConfiguration>(&any).unwrap(), &context).map(drop)
+                        compile_routes(&unpack::<RouteConfiguration>(&any).unwrap(), &context, None).map(drop)
                     }
                     // The agent's, not the proxy's.
                     "NameTable" => continue,

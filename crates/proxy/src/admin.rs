@@ -200,7 +200,7 @@ fn json_page(body: &Value) -> Page {
 /// `CLUSTER::HOST::name::value` lines, as Envoy prints them.
 fn clusters(proxy: &Proxy) -> String {
     let mut out = String::new();
-    for cluster in proxy.clusters().clusters() {
+    for cluster in proxy.clusters().look() {
         let name = &cluster.config.name;
         let limits = cluster.config.thresholds;
         let breakers = [
@@ -268,11 +268,11 @@ fn clusters_json(proxy: &Proxy) -> Value {
             ],
         })
     };
-    let cluster = |c: &Arc<upstream::Cluster>| {
+    let cluster = |c: Arc<upstream::Cluster>| {
         let hosts: Vec<Value> = c.hosts().iter().map(host).collect();
         json!({"name": &*c.config.name, "observability_name": &*c.config.name, "host_statuses": hosts})
     };
-    json!({"cluster_statuses": proxy.clusters().clusters().iter().map(cluster).collect::<Vec<_>>()})
+    json!({"cluster_statuses": proxy.clusters().look().map(cluster).collect::<Vec<_>>()})
 }
 
 fn sorted_listeners(proxy: &Proxy) -> Vec<Arc<proxy_config::Listener>> {

@@ -16,12 +16,12 @@ use mtls::SecretStore;
 use net::ListenOptions;
 use parking_lot::Mutex;
 use proxy_config::{
-    ConfigError, Context, apply_secret, compile_cluster, compile_endpoints, compile_listener, compile_routes,
-    refresh_files,
+    CLUSTER, ConfigError, Context, ENDPOINT, Resources, apply_secret, compile_cluster, compile_endpoints,
+    compile_listener, compile_routes, refresh_files,
 };
 use telemetry::{Stat, StatKind, Telemetry};
 use tokio::sync::{Notify, mpsc};
-use upstream::{Discovery, Registry};
+use upstream::Registry;
 
 use crate::life::{Life, Phase, Scope};
 use crate::listeners::Listeners;
@@ -61,7 +61,7 @@ pub struct Rejected {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Endpoint assignments.
-    pub endpoints: Vec<String>,
+    pub endpoints: Vec<Arc<str>>,
     /// Route configurations.
     pub routes: Vec<String>,
     /// Certificates and roots that the control plane sends.
@@ -78,8 +78,8 @@ pub struct Proxy {
     pub(crate) shared: Arc<Shared>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
     pub(crate) quit: Notify,
-    /// Resources as they came, for `/config_dump`: by type, then name.
-    pub(crate) resources: Mutex<BTreeMap<String, BTreeMap<String, Any>>>,
+    /// Resources as they came.
+    pub(crate) resources: Arc<Resources>,
     bound: Mutex<BTreeMap<Arc<str>, SocketAddr>>,
     /// Secrets that the control plane does not have, or not for us.
     absent: Mutex<BTreeSet<String>>,
@@ -91,7 +91,8 @@ impl Proxy {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(options: ProxyOptions) -> io::Result<Arc<Self>> {
-        let registry = Arc::new(Registry::default());
+        let resources = Arc::<Resources>::default();
+        let registry = Arc::new(Registry::new(resources.clone()));
         let life: Arc<Life> = Arc::default();
         let open = life.clone();
         options.telemetry.add_source(move |emit| {
@@ -103,10 +104,12 @@ impl Proxy {
         options.telemetry.add_source(move |emit| spans.stats(emit));
         let stats = registry.clone();
         options.telemetry.add_source(move |emit| stats.stats(emit));
+        let context = Arc::new(Context::new(registry, options.secrets, options.telemetry));
+        resources.compile_with(&context);
         let shared = Arc::new(Shared {
             listeners: Listeners::default(),
-            metadata: OwnMetadata::new(&options.node_id, options.telemetry.local()),
-            context: Context::new(registry, options.secrets, options.telemetry),
+            metadata: OwnMetadata::new(&options.node_id, context.telemetry.local()),
+            context,
             life,
             reported,
             undecided: options.undecided,
@@ -117,7 +120,7 @@ impl Proxy {
             shared,
             workers,
             quit: Notify::new(),
-            resources: Mutex::default(),
+            resources,
             bound: Mutex::default(),
             absent: Mutex::default(),
         }))
@@ -151,12 +154,9 @@ impl Proxy {
         let kind = type_url.rsplit('/').next().unwrap_or_default();
         let mut rejected = Vec::new();
         for (name, any) in added {
-            match self.add(kind, any) {
-                // Their slots show what may be seen of them.
+            match self.add(kind, name, any) {
                 Ok(()) if kind == SECRET => drop(self.absent.lock().remove(name)),
-                Ok(()) => {
-                    self.resources.lock().entry(kind.to_owned()).or_default().insert(name.clone(), any.clone());
-                }
+                Ok(()) => {}
                 Err(reason) => rejected.push(Rejected { name: name.clone(), reason }),
             }
         }
@@ -167,28 +167,40 @@ impl Proxy {
         if rejected.is_empty() { Ok(()) } else { Err(rejected) }
     }
 
-    fn add(&self, kind: &str, any: &Any) -> Result<(), String> {
+    fn add(&self, kind: &str, name: &str, any: &Any) -> Result<(), String> {
         let context = &self.shared.context;
+        // What wakes asks for what is kept: it is kept before anybody is told of it.
+        let keep = || self.resources.insert(kind, name, any);
+        let same = |called: &str| {
+            if called == name { Ok(()) } else { Err(format!("the resource is called {name}, and {called} inside")) }
+        };
         let malformed = |e: envoy_api::prost::DecodeError| format!("the message is malformed: {e}");
         let refused = |e: ConfigError| e.to_string();
         match kind {
-            "envoy.config.cluster.v3.Cluster" => {
+            CLUSTER => {
                 let cluster: Cluster = unpack(any).map_err(malformed)?;
-                context.clusters.apply(compile_cluster(&cluster, context).map_err(refused)?);
+                let compiled = compile_cluster(&cluster, context).map_err(refused)?;
+                same(&compiled.name)?;
+                keep();
+                context.clusters.offer(compiled);
             }
-            "envoy.config.endpoint.v3.ClusterLoadAssignment" => {
+            ENDPOINT => {
                 let assignment: ClusterLoadAssignment = unpack(any).map_err(malformed)?;
-                let (name, hosts) = compile_endpoints(&assignment).map_err(refused)?;
-                context.clusters.apply_endpoints(&name, hosts);
+                let (called, hosts) = compile_endpoints(&assignment).map_err(refused)?;
+                same(&called)?;
+                keep();
+                context.clusters.apply_endpoints(name, &hosts);
             }
             "envoy.config.route.v3.RouteConfiguration" => {
                 let routes: RouteConfiguration = unpack(any).map_err(malformed)?;
-                let table = compile_routes(&routes, context).map_err(refused)?;
-                context.route_slot(&routes.name).store(Some(table));
+                let slot = context.route_slot(&routes.name);
+                slot.store(Some(compile_routes(&routes, context, slot.load().as_deref()).map_err(refused)?));
+                keep();
             }
             "envoy.config.listener.v3.Listener" => {
                 let listener: Listener = unpack(any).map_err(malformed)?;
                 self.add_listener(compile_listener(&listener, context).map_err(refused)?)?;
+                keep();
             }
             SECRET => {
                 let secret: Secret = unpack(any).map_err(malformed)?;
@@ -232,8 +244,15 @@ impl Proxy {
     fn remove(&self, kind: &str, name: &str) {
         let context = &self.shared.context;
         match kind {
-            "envoy.config.cluster.v3.Cluster" => context.clusters.remove(name),
-            "envoy.config.endpoint.v3.ClusterLoadAssignment" => context.clusters.apply_endpoints(name, Vec::new()),
+            CLUSTER => {
+                if let Some(assignment) = context.clusters.remove(name) {
+                    self.resources.remove(ENDPOINT, &assignment);
+                }
+            }
+            ENDPOINT => {
+                self.resources.insert_none(kind, name);
+                return context.clusters.apply_endpoints(name, &[]);
+            }
             "envoy.config.route.v3.RouteConfiguration" => context.route_slot(name).store(None),
             "envoy.config.listener.v3.Listener" => {
                 let mut table = (*self.shared.listeners.load()).clone();
@@ -248,15 +267,13 @@ impl Proxy {
             SECRET => drop(self.absent.lock().insert(name.to_owned())),
             _ => {}
         }
-        if let Some(of_kind) = self.resources.lock().get_mut(kind) {
-            of_kind.remove(name);
-        }
+        self.resources.remove(kind, name);
     }
 
     /// Envoy's update counters, which readiness probes and tools look at.
     fn count(&self, kind: &str, good: bool) {
         let manager = match kind {
-            "envoy.config.cluster.v3.Cluster" => "cluster_manager.cds",
+            CLUSTER => "cluster_manager.cds",
             "envoy.config.listener.v3.Listener" => "listener_manager.lds",
             _ => return,
         };
@@ -299,7 +316,7 @@ impl Proxy {
         let wanted = self.wanted();
         let context = &self.shared.context;
         wanted.routes.iter().all(|name| context.route_slot(name).load().is_some())
-            && wanted.endpoints.iter().all(|name| context.clusters.has_endpoints(name))
+            && wanted.endpoints.iter().all(|name| self.resources.is_known(ENDPOINT, name))
     }
 
     fn has_secrets(&self) -> bool {
@@ -359,11 +376,6 @@ impl Proxy {
 
     /// Whether the control plane still names an address as an endpoint.
     pub fn is_endpoint(&self, ip: IpAddr) -> bool {
-        let of_eds = |c: &Arc<upstream::Cluster>| matches!(c.config.discovery, Discovery::Eds(_));
-        self.clusters()
-            .clusters()
-            .iter()
-            .filter(|c| of_eds(c))
-            .any(|c| c.hosts().iter().any(|h| h.address.ip().is_some_and(|at| at.ip() == ip)))
+        self.resources.has_endpoint(ip)
     }
 }

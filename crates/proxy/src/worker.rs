@@ -34,7 +34,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) listeners: Listeners,
-    pub(crate) context: Context,
+    pub(crate) context: Arc<Context>,
     /// How far the end of the process has come.
     pub(crate) life: Arc<Life>,
     /// How long an undecided protocol is waited for where configuration names no time.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use telemetry::ResponseFlags;
 
@@ -16,21 +16,6 @@ use crate::host::{self, Host, Outcome};
 use crate::names::{Names, Target};
 use crate::recent::Recent;
 use crate::stats::ClusterStats;
-
-/// A name that routes hold; what stands behind it comes and goes.
-#[derive(Debug)]
-pub struct ClusterSlot {
-    /// The cluster's name.
-    pub name: Arc<str>,
-    pub(crate) current: ArcSwapOption<Cluster>,
-}
-
-impl ClusterSlot {
-    /// The cluster now, when there is one.
-    pub fn load(&self) -> Option<Arc<Cluster>> {
-        self.current.load_full()
-    }
-}
 
 /// What a pick looks at.
 #[derive(Clone, Copy, Debug, Default)]

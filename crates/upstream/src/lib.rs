@@ -25,7 +25,7 @@ mod stats;
 
 pub use address::Address;
 pub use body::{Body, BodyError, Recording, UpstreamBody};
-pub use cluster::{Cluster, ClusterSlot, Permit, PickContext, PickError};
+pub use cluster::{Cluster, Permit, PickContext, PickError};
 pub use config::{
     Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Http2Keepalive, Keepalive, NameLimits, Outlier, Protocol,
     ProxyVersion, RetryBudget, Security, Service, SlowStart, Thresholds, Tls, TransportMatch,
@@ -38,5 +38,5 @@ pub use messages::Messages;
 pub use names::{NameError, Target};
 pub use pool::{Answer, HttpPools, Lease, SendOptions, Version};
 pub use proxied::Proxied;
-pub use registry::Registry;
+pub use registry::{ClusterSlot, Registry, Source};
 pub use stats::ClusterStats;

@@ -2,78 +2,201 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use arc_swap::ArcSwapOption;
+use parking_lot::{Mutex, RwLock};
 use telemetry::Stat;
 use tokio::sync::watch;
 
-use crate::cluster::{Cluster, ClusterSlot};
+use crate::cluster::Cluster;
 use crate::config::{ClusterConfig, Discovery, HostConfig, NameLimits};
 use crate::names::{NameError, Target};
 use crate::resolver::Resolver;
 use crate::{dns, names, stats};
 
+/// What the control plane said, for whoever needs it at run time.
+pub trait Source: std::fmt::Debug + Send + Sync {
+    /// The configuration of a cluster.
+    fn cluster(&self, name: &str) -> Option<ClusterConfig>;
+    /// The endpoints of an assignment; `None` when none have come.
+    fn endpoints(&self, assignment: &str) -> Option<Vec<HostConfig>>;
+}
+
+/// Nothing to ask: what is put in force is all there is.
+impl Source for () {
+    fn cluster(&self, _: &str) -> Option<ClusterConfig> {
+        None
+    }
+
+    fn endpoints(&self, _: &str) -> Option<Vec<HostConfig>> {
+        None
+    }
+}
+
+/// Shared by a registry and its slots.
+#[derive(Debug)]
+struct Sleepers {
+    source: Arc<dyn Source>,
+    /// Held by whoever puts a cluster in force or wakes one, so that none misses what came meanwhile.
+    one: Mutex<()>,
+}
+
+impl Sleepers {
+    fn make(&self, config: ClusterConfig, former: Option<&Cluster>) -> Arc<Cluster> {
+        let cluster = Cluster::new(config, former);
+        if let Some(hosts) = assignment(&cluster).and_then(|name| self.source.endpoints(name)) {
+            cluster.set_hosts(hosts);
+        }
+        cluster
+    }
+}
+
+/// A name that routes hold; what stands behind it comes and goes.
+#[derive(Debug)]
+pub struct ClusterSlot {
+    /// The cluster's name.
+    pub name: Arc<str>,
+    current: ArcSwapOption<Cluster>,
+    /// There is a cluster, and nobody has called it yet.
+    asleep: AtomicBool,
+    sleepers: Arc<Sleepers>,
+}
+
+impl ClusterSlot {
+    /// The cluster now, when there is one; the first caller wakes it.
+    pub fn load(&self) -> Option<Arc<Cluster>> {
+        self.current.load_full().or_else(|| if self.asleep.load(Relaxed) { self.wake() } else { None })
+    }
+
+    #[cold]
+    fn wake(&self) -> Option<Arc<Cluster>> {
+        let _one = self.sleepers.one.lock();
+        if let Some(awake) = self.current.load_full() {
+            return Some(awake);
+        }
+        let cluster = self.dream()?;
+        self.current.store(Some(cluster.clone()));
+        self.asleep.store(false, Relaxed);
+        Some(cluster)
+    }
+
+    /// The cluster as it would be if somebody called it.
+    fn dream(&self) -> Option<Arc<Cluster>> {
+        let config = self.asleep.load(Relaxed).then(|| self.sleepers.source.cluster(&self.name))??;
+        Some(self.sleepers.make(config, None))
+    }
+}
+
 /// All clusters by name; a slot exists from its first mention on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
     slots: RwLock<HashMap<Arc<str>, Arc<ClusterSlot>>>,
-    /// Endpoints that came before their cluster, by assignment name.
-    early: RwLock<HashMap<Arc<str>, Vec<HostConfig>>>,
+    /// The assignment each cluster asks for, by the cluster's name.
+    assignments: RwLock<HashMap<Arc<str>, Arc<str>>>,
+    sleepers: Arc<Sleepers>,
     /// Told when hosts or clusters have come or gone.
     changed: watch::Sender<()>,
 }
 
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new(Arc::new(()))
+    }
+}
+
 impl Registry {
+    /// An empty one, which asks this source for endpoints, and for clusters that were called for the first time.
+    pub fn new(source: Arc<dyn Source>) -> Self {
+        let sleepers = Arc::new(Sleepers { source, one: Mutex::default() });
+        Self { slots: RwLock::default(), assignments: RwLock::default(), sleepers, changed: watch::Sender::default() }
+    }
+
     /// The slot of a name.
     pub fn slot(&self, name: &str) -> Arc<ClusterSlot> {
         if let Some(found) = self.slots.read().get(name) {
             return found.clone();
         }
         let name: Arc<str> = Arc::from(name);
-        let fresh = || Arc::new(ClusterSlot { name: name.clone(), current: None.into() });
+        let fresh = || {
+            let sleepers = self.sleepers.clone();
+            Arc::new(ClusterSlot { name: name.clone(), current: None.into(), asleep: false.into(), sleepers })
+        };
         self.slots.write().entry(name.clone()).or_insert_with(fresh).clone()
     }
 
     /// Puts a cluster in force; hosts and counters of the former one stay.
     pub fn apply(&self, config: ClusterConfig) {
         let slot = self.slot(&config.name);
-        let former = slot.load();
-        let cluster = Cluster::new(config, former.as_deref());
-        if let Some(hosts) = assignment(&cluster).and_then(|name| self.early.read().get(name).cloned()) {
-            cluster.set_hosts(hosts);
+        let _one = self.sleepers.one.lock();
+        self.put(&slot, config);
+    }
+
+    /// Puts a cluster that the source has in force; one that nobody has called sleeps until somebody does.
+    pub fn offer(&self, config: ClusterConfig) {
+        let slot = self.slot(&config.name);
+        let _one = self.sleepers.one.lock();
+        if slot.current.load().is_some() {
+            return self.put(&slot, config);
         }
-        slot.current.store(Some(cluster));
+        self.note(&slot.name, &config.discovery);
+        slot.asleep.store(true, Relaxed);
+    }
+
+    fn put(&self, slot: &ClusterSlot, config: ClusterConfig) {
+        self.note(&slot.name, &config.discovery);
+        let former = slot.current.load_full();
+        slot.current.store(Some(self.sleepers.make(config, former.as_deref())));
         if let Some(former) = former {
             former.retire();
         }
         self.changed.send_replace(());
     }
 
-    /// Takes a cluster away; requests in flight finish.
-    pub fn remove(&self, name: &str) {
-        let slot = self.slots.read().get(name).cloned();
-        let Some(cluster) = slot.and_then(|s| s.current.swap(None)) else { return };
-        cluster.retire();
-        cluster.set_hosts(Vec::new());
-        self.changed.send_replace(());
-        // Endpoints that no cluster asks for any more are forgotten.
-        if let Some(gone) = assignment(&cluster)
-            && !self.clusters().iter().any(|c| assignment(c) == Some(gone))
-        {
-            self.early.write().remove(gone);
-        }
+    fn note(&self, cluster: &Arc<str>, discovery: &Discovery) {
+        let mut assignments = self.assignments.write();
+        match discovery {
+            // Mostly they have one name.
+            Discovery::Eds(name) if name == cluster => assignments.insert(cluster.clone(), cluster.clone()),
+            Discovery::Eds(name) => assignments.insert(cluster.clone(), name.clone()),
+            _ => assignments.remove(cluster),
+        };
     }
 
-    /// Puts the endpoints of an assignment in force in every cluster that asks for it.
-    pub fn apply_endpoints(&self, assignment: &str, hosts: Vec<HostConfig>) {
+    /// Takes a cluster away; requests in flight finish. The assignment that no cluster asks for any more.
+    pub fn remove(&self, name: &str) -> Option<Arc<str>> {
+        let slot = self.slots.read().get(name).cloned()?;
+        let _one = self.sleepers.one.lock();
+        slot.asleep.store(false, Relaxed);
+        if let Some(cluster) = slot.current.swap(None) {
+            cluster.retire();
+            cluster.set_hosts(Vec::new());
+            self.changed.send_replace(());
+        }
+        let mut slots = self.slots.write();
+        // The registry's and ours: no route holds it.
+        if Arc::strong_count(&slot) == 2 {
+            slots.remove(name);
+        }
+        let mut assignments = self.assignments.write();
+        let asked = assignments.remove(name)?;
+        (!assignments.values().any(|other| *other == asked)).then_some(asked)
+    }
+
+    /// Puts the endpoints of an assignment in force in every cluster that asks for it and was called.
+    pub fn apply_endpoints(&self, assignment: &str, hosts: &[HostConfig]) {
+        let _one = self.sleepers.one.lock();
+        let mut told = false;
         for cluster in self.clusters() {
             if self::assignment(&cluster).is_some_and(|name| &**name == assignment) {
-                cluster.set_hosts(hosts.clone());
+                cluster.set_hosts(hosts.to_vec());
+                told = true;
             }
         }
-        self.early.write().insert(Arc::from(assignment), hosts);
-        self.changed.send_replace(());
+        if told {
+            self.changed.send_replace(());
+        }
     }
 
     /// Tells when hosts or clusters have come or gone: pools then let go of what is idle at those that went.
@@ -81,21 +204,28 @@ impl Registry {
         self.changed.subscribe()
     }
 
-    /// Whether endpoints of an assignment have arrived.
-    pub fn has_endpoints(&self, assignment: &str) -> bool {
-        self.early.read().contains_key(assignment)
+    fn slots(&self) -> Vec<Arc<ClusterSlot>> {
+        self.slots.read().values().cloned().collect()
     }
 
-    /// All clusters in force, by name.
+    /// All clusters that were called, in no order.
     pub fn clusters(&self) -> Vec<Arc<Cluster>> {
-        let mut all: Vec<Arc<Cluster>> = self.slots.read().values().filter_map(|s| s.load()).collect();
-        all.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-        all
+        self.slots.read().values().filter_map(|slot| slot.current.load_full()).collect()
+    }
+
+    /// All clusters in force by name, for who looks at them; none wakes by that.
+    pub fn look(&self) -> impl Iterator<Item = Arc<Cluster>> {
+        let mut slots = self.slots();
+        slots.sort_by(|a, b| a.name.cmp(&b.name));
+        slots.into_iter().filter_map(|slot| slot.current.load_full().or_else(|| slot.dream()))
     }
 
     /// Names of the assignments that clusters ask for.
-    pub fn assignments(&self) -> Vec<String> {
-        self.clusters().iter().filter_map(|c| assignment(c)).map(ToString::to_string).collect()
+    pub fn assignments(&self) -> Vec<Arc<str>> {
+        let mut all: Vec<Arc<str>> = self.assignments.read().values().cloned().collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// Keeps DNS clusters resolved and sweeps outlier detection; runs for ever on the control thread.
@@ -128,13 +258,14 @@ impl Registry {
 
     /// One sweep of outlier detection over all clusters.
     pub fn tick(&self) {
-        let slots: Vec<_> = self.slots.read().values().cloned().collect();
-        slots.iter().filter_map(|slot| slot.load()).for_each(|cluster| cluster.sweep());
+        self.clusters().iter().for_each(|cluster| cluster.sweep());
     }
 
-    /// Reports the counters of all clusters under Envoy's names.
+    /// Reports the counters of all clusters that were called, under Envoy's names and in their order.
     pub fn stats(&self, emit: &mut dyn FnMut(Stat<'_>)) {
-        self.clusters().iter().for_each(|cluster| stats::report(cluster, emit));
+        let mut all = self.clusters();
+        all.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        all.iter().for_each(|cluster| stats::report(cluster, emit));
     }
 
     /// Finds the addresses of a name that a caller brings, when the cluster is for such; within both limits.
@@ -157,3 +288,6 @@ fn assignment(cluster: &Cluster) -> Option<&Arc<str>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

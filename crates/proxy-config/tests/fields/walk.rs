@@ -295,8 +295,8 @@ fn compile(resource: &Value) -> Outcome {
             "Listener" => {
                 compile_listener(&unpack::<Listener>(&any).unwrap(), &context).map(|compiled| format!("{compiled:?}"))
             }
-            "RouteConfiguration" => compile_routes(&unpack::<RouteConfiguration>(&any).unwrap(), &context)
-                .map(|compiled| format!("{compiled:?}")),
+            "RouteConfiguration" => compile_routes(&unpack::<RouteConfiguration>(&any).unwrap(), &context, None)
+                .map(|compiled| format!("{:?} {compiled:?}", compiled.hosts(&context).count())),
             "Secret" => apply_secret(&unpack::<Secret>(&any).unwrap(), &context.secrets)
                 .map(|()| format!("{:?}", context.secrets)),
             other => panic!("{other}"),

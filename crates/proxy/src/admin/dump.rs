@@ -35,11 +35,10 @@ fn section(kind: &str, mut body: Value) -> Value {
 }
 
 fn sections(admin: &Admin, name: Option<&str>, endpoints: bool) -> Vec<Value> {
-    let resources = admin.proxy.resources.lock();
+    let resources = &admin.proxy.resources;
     let of = |kind: &str| -> Vec<Value> {
-        let all = resources.get(kind).into_iter().flatten();
-        let wanted = all.filter(|(n, _)| name.is_none_or(|part| n.contains(part)));
-        wanted.map(|(_, any)| envoy_api::any_to_json(any)).collect()
+        let wanted = resources.names(kind).into_iter().filter(|n| name.is_none_or(|part| n.contains(part)));
+        wanted.filter_map(|name| resources.find(kind, &name)).map(|any| envoy_api::any_to_json(&any)).collect()
     };
     let wrap = |key: &str, items: Vec<Value>| items.into_iter().map(|i| json!({key: i})).collect::<Vec<_>>();
     let listeners = of("envoy.config.listener.v3.Listener");

@@ -71,7 +71,7 @@ pub(crate) async fn handle(
         token::apply(tokens, &mut request);
     }
     let view = self::view(&request, authority.as_ref());
-    let Some((host, route)) = routes.select(&view) else {
+    let Some((host, route)) = routes.select(&view, &connection.worker.shared.context) else {
         return answer(exchange, Local::new(StatusCode::NOT_FOUND, ResponseFlags::NR, "route_not_found", ""));
     };
     exchange.route = Some(route.name.clone()).filter(|n| !n.is_empty());

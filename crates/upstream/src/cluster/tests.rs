@@ -165,26 +165,6 @@ fn a_dialled_address_is_one_host() {
     assert_eq!(cluster.pick(&PickContext::default()).err(), Some(PickError::NoHealthyHost));
 }
 
-#[test]
-fn slots_outlive_their_clusters() {
-    let registry = Registry::default();
-    let slot = registry.slot("a");
-    assert!(slot.load().is_none());
-    registry.apply_endpoints("a-endpoints", vec![HostConfig::new(address(1))]);
-    registry.apply(ClusterConfig::new("a", Discovery::Eds("a-endpoints".into())));
-    let first = slot.load().expect("the cluster is in force");
-    assert_eq!(first.hosts().len(), 1, "endpoints that came first are used");
-    first.stats.rq_total.fetch_add(5, Relaxed);
-    registry.apply(ClusterConfig::new("a", Discovery::Eds("a-endpoints".into())));
-    let second = slot.load().expect("the cluster is in force");
-    assert!(first.is_retired() && !second.is_retired());
-    assert_eq!(second.hosts()[0].id, first.hosts()[0].id);
-    assert_eq!(second.stats.rq_total.load(Relaxed), 5);
-    registry.remove("a");
-    assert!(slot.load().is_none() && second.is_retired());
-    assert!(!registry.has_endpoints("a-endpoints"), "nobody asks for them");
-}
-
 #[tokio::test]
 async fn names_are_resolved_when_first_called() {
     let target = crate::config::DnsTarget::new("localhost", 80);
