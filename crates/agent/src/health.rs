@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -48,12 +48,18 @@ impl Health {
             && self.proxy.phase() == Phase::Serving
     }
 
-    /// Logs how long it took from `started` to be ready.
+    /// Logs how long it took from `started` to be ready, and lets go of what only the start needed.
     pub(crate) async fn tell_when_ready(self: Arc<Self>, started: Instant) {
+        /// By then the first requests have been answered, and what they use is not read twice.
+        const SETTLED: Duration = Duration::from_secs(5);
         while !self.is_ready() {
             self.progress.notified().await;
         }
         tracing::info!(milliseconds = started.elapsed().as_millis(), "sidecar is ready");
+        tokio::time::sleep(SETTLED).await;
+        if let Err(error) = net::release_program() {
+            tracing::debug!(%error, "the pages of the start stay");
+        }
     }
 
     /// The pod is to end: clients are told to go elsewhere, and served on until SIGTERM.
@@ -68,7 +74,7 @@ impl Health {
 pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>, agent: bool) {
     loop {
         let Ok((stream, from)) = listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let health = health.clone();

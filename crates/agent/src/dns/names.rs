@@ -1,7 +1,9 @@
 //! The names of the mesh.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -16,10 +18,50 @@ pub(crate) struct Known {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
+/// Addresses by name. A mesh has tens of thousands of names, of which a pod asks for a few: they are kept by their hash,
+/// whose key is the table's own and random, so that nobody can look for a name that is taken for another.
+#[derive(Debug, Default)]
+struct Table {
+    places: HashMap<u64, Range<u32>>,
+    addresses: Vec<IpAddr>,
+    hasher: RandomState,
+}
+
+impl Table {
+    /// Names with the same addresses.
+    fn insert(&mut self, names: impl IntoIterator<Item = String>, ips: impl IntoIterator<Item = IpAddr>) {
+        let length = |all: &Vec<IpAddr>| u32::try_from(all.len()).unwrap_or(u32::MAX);
+        let start = length(&self.addresses);
+        self.addresses.extend(ips);
+        let place = start..length(&self.addresses);
+        self.places.extend(names.into_iter().map(|name| (self.hasher.hash_one(name), place.clone())));
+    }
+
+    fn find(&self, name: &str) -> Option<&[IpAddr]> {
+        let place = self.places.get(&self.hasher.hash_one(name))?;
+        self.addresses.get(usize::try_from(place.start).ok()?..usize::try_from(place.end).ok()?)
+    }
+
+    /// A name as it is, or below a wildcard.
+    fn lookup(&self, name: &str) -> Option<Vec<IpAddr>> {
+        if let Some(found) = self.find(name) {
+            return Some(found.to_vec());
+        }
+        let mut rest = name;
+        while let Some((_, parent)) = rest.split_once('.') {
+            if let Some(found) = self.find(&format!("*.{parent}")) {
+                return Some(found.to_vec());
+            }
+            rest = parent;
+        }
+        None
+    }
+}
+
 /// Names and addresses of the mesh.
 #[derive(Debug)]
 pub(crate) struct Names {
-    table: ArcSwap<HashMap<String, Arc<[IpAddr]>>>,
+    table: ArcSwap<Table>,
     namespace: String,
     /// What resolvers put behind a name that is not found, from `/etc/resolv.conf`.
     search: Vec<String>,
@@ -34,48 +76,33 @@ impl Names {
 
     /// Puts a new table in force.
     pub(crate) fn replace(&self, table: &NameTable) {
-        let mut all = HashMap::new();
+        let mut all = Table::default();
         for (host, info) in &table.table {
-            let ips: Arc<[IpAddr]> = info.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+            let mut names = vec![host.trim_end_matches('.').to_ascii_lowercase()];
             if !info.shortname.is_empty() {
                 // What a resolver's search list may leave of the name.
                 let (short, namespace) = (info.shortname.to_ascii_lowercase(), &info.namespace);
-                all.insert(format!("{short}.{namespace}"), ips.clone());
-                all.insert(format!("{short}.{namespace}.svc"), ips.clone());
-                if *namespace == self.namespace {
-                    all.insert(short, ips.clone());
-                }
+                names.extend([format!("{short}.{namespace}"), format!("{short}.{namespace}.svc")]);
+                names.extend((*namespace == self.namespace).then_some(short));
             }
-            all.insert(host.trim_end_matches('.').to_ascii_lowercase(), ips);
+            all.insert(names, info.ips.iter().filter_map(|ip| ip.parse().ok()));
         }
+        all.addresses.shrink_to_fit();
+        all.places.shrink_to_fit();
         self.table.store(Arc::new(all));
     }
 
-    /// Looks a name up: as it is, below a wildcard, then without the domains of the search list.
+    /// Looks a name up: as it is or below a wildcard, then without the domains of the search list.
     pub(crate) fn find(&self, name: &str) -> Option<Known> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let table = self.table.load();
-        if let Some(addresses) = lookup(&table, &name) {
+        if let Some(addresses) = table.lookup(&name) {
             return Some(Known { alias: None, addresses });
         }
         let shorter = self.search.iter().filter_map(|domain| name.strip_suffix(domain)?.strip_suffix('.'));
         shorter.filter(|rest| !rest.is_empty()).find_map(|rest| {
-            let addresses = lookup(&table, rest)?;
+            let addresses = table.lookup(rest)?;
             Some(Known { alias: Some(format!("{rest}.")), addresses })
         })
     }
-}
-
-fn lookup(table: &HashMap<String, Arc<[IpAddr]>>, name: &str) -> Option<Vec<IpAddr>> {
-    if let Some(found) = table.get(name) {
-        return Some(found.to_vec());
-    }
-    let mut rest = name;
-    while let Some((_, parent)) = rest.split_once('.') {
-        if let Some(found) = table.get(&format!("*.{parent}")) {
-            return Some(found.to_vec());
-        }
-        rest = parent;
-    }
-    None
 }
