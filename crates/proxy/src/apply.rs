@@ -182,7 +182,9 @@ impl Proxy {
                 let compiled = compile_cluster(&cluster, context).map_err(refused)?;
                 same(&compiled.name)?;
                 keep();
-                context.clusters.offer(compiled);
+                // A secret is asked for as long as something in force refers to it: what does so cannot rest.
+                let of_secrets = any.value.windows(SENT.len()).any(|part| part == SENT.as_bytes());
+                if of_secrets { context.clusters.apply(compiled) } else { context.clusters.offer(compiled) }
             }
             ENDPOINT => {
                 let assignment: ClusterLoadAssignment = unpack(any).map_err(malformed)?;

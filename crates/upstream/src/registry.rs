@@ -148,6 +148,7 @@ impl Registry {
         self.note(&slot.name, &config.discovery);
         let former = slot.current.load_full();
         slot.current.store(Some(self.sleepers.make(config, former.as_deref())));
+        slot.asleep.store(false, Relaxed);
         if let Some(former) = former {
             former.retire();
         }
