@@ -100,7 +100,8 @@ impl Resources {
         of_kind.all.values().flatten().filter_map(|packed| of_kind.packer.unpack(packed)).any(|bytes| {
             // Few have the address, and only those are worth decoding.
             bytes.windows(text.len()).any(|part| part == text.as_bytes())
-                && endpoints(&any(ENDPOINT, bytes)).is_some_and(|all| all.iter().any(|host| host.address.ip().is_some_and(|at| at.ip() == ip)))
+                && endpoints(&any(ENDPOINT, bytes))
+                    .is_some_and(|all| all.iter().any(|host| host.address.ip().is_some_and(|at| at.ip() == ip)))
         })
     }
 }
