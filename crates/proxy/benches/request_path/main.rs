@@ -31,6 +31,8 @@ fn main() -> Result<()> {
         return Ok(());
     };
     let requests: u32 = requests.parse()?;
+    // As in a sidecar, somebody has said where logs go; without that every span of h2 is written to the `log` crate.
+    let _ = tracing::subscriber::set_global_default(tracing::subscriber::NoSubscriber::default());
     let backend = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let upstream = backend.local_addr()?.port();
     let outer = free_port()?;
