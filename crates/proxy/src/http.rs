@@ -66,8 +66,8 @@ pub(crate) struct Connection {
     last_used: Cell<Instant>,
     /// It has had an answer.
     answered: Cell<bool>,
-    /// Told when an answer's silence was too long: HTTP/1 then ends.
-    stuck: Notify,
+    /// Answers whose silence has a limit.
+    silences: held::Silences,
     /// Told at each answer while draining.
     told: Notify,
 }
@@ -159,7 +159,7 @@ pub(crate) async fn serve(
         in_flight: Cell::new(0),
         last_used: Cell::new(Instant::now()),
         answered: Cell::new(false),
-        stuck: Notify::new(),
+        silences: held::Silences::default(),
         told: Notify::new(),
     });
     if http2 {
@@ -214,12 +214,12 @@ async fn serve_http1(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
     tokio::pin!(serving);
     let result = tokio::select! {
         result = &mut serving => result,
-        () = connection.stuck.notified() => return,
+        () = connection.silences.over() => return,
         () = over(connection, manager) => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 result = serving => result,
-                () = connection.stuck.notified() => return,
+                () = connection.silences.over() => return,
             }
         }
     };
@@ -251,13 +251,24 @@ async fn serve_http2(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
     let boxed = |connection, request| Box::pin(answer(connection, request));
     let serving = builder.serve_connection(io, service(connection, boxed));
     tokio::pin!(serving);
-    tokio::select! {
-        _ = &mut serving => {}
-        () = over(connection, manager) => {
-            serving.as_mut().graceful_shutdown();
-            // How the connection ends is told by the log lines of its requests.
-            let _ = serving.await;
+    let serving = async {
+        tokio::select! {
+            _ = &mut serving => {}
+            () = over(connection, manager) => {
+                serving.as_mut().graceful_shutdown();
+                // How the connection ends is told by the log lines of its requests.
+                let _ = serving.await;
+            }
         }
+    };
+    let silences = async {
+        loop {
+            connection.silences.over().await;
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = silences => {}
     }
 }
 

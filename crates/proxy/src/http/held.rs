@@ -1,19 +1,20 @@
 //! The body of an answer, as hyper asks for it. One whose silence has a limit is watched: hyper asks for nothing while the
 //! client does not read, and the time must run out then too (as Envoy's stream idle timeout).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use upstream::UpstreamBody;
 
-use super::Connection;
 use super::body::{Broken, Live};
 use super::exchange::Exchange;
+use super::idle::Idle;
 
 type Shared = RefCell<Option<Live>>;
 
@@ -41,29 +42,77 @@ impl ReplyBody {
         if live.idle().is_none() {
             return Self::Free(live);
         }
+        let until = live.idle().map(Idle::until);
         let shared = Rc::new(RefCell::new(Some(live)));
-        tokio::task::spawn_local(watch(connection, Rc::downgrade(&shared)));
+        until.into_iter().for_each(|until| connection.silences.add(&shared, until));
         Self::Watched(shared)
     }
 }
 
-/// Takes the body away when nothing has moved for too long: the upstream is let go at once. HTTP/1 has nothing else on the
-/// connection and ends it; a stream of HTTP/2 is reset when hyper comes for its next piece.
-async fn watch(connection: Rc<Connection>, body: Weak<Shared>) {
-    loop {
-        let Some(idle) = body.upgrade().and_then(|shared| shared.borrow().as_ref()?.idle().cloned()) else { return };
-        idle.over().await;
-        let Some(shared) = body.upgrade() else { return };
-        // While time was read the body may have moved.
-        if Instant::now() < idle.until() {
-            continue;
+/// The answers of one connection whose silence has a limit; the connection's own task watches them.
+#[derive(Default)]
+pub(super) struct Silences {
+    answers: RefCell<Vec<Weak<Shared>>>,
+    /// When the first of them may have been silent for too long.
+    next: Cell<Option<Instant>>,
+    /// Told when that has become earlier.
+    earlier: Notify,
+}
+
+impl std::fmt::Debug for Silences {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Silences").field("next", &self.next.get()).finish_non_exhaustive()
+    }
+}
+
+impl Silences {
+    fn add(&self, answer: &Rc<Shared>, until: Instant) {
+        let mut answers = self.answers.borrow_mut();
+        if answers.len() == answers.capacity() {
+            answers.retain(|known| known.strong_count() > 0);
         }
-        let Some(live) = shared.borrow_mut().take() else { return };
-        live.end_of_silence();
-        if !connection.http2 {
-            connection.stuck.notify_one();
+        answers.push(Rc::downgrade(answer));
+        if self.next.get().is_none_or(|next| until < next) {
+            self.next.set(Some(until));
+            self.earlier.notify_one();
         }
-        return;
+    }
+
+    /// Takes bodies away of which nothing has moved for too long, so that their upstreams are let go at once. Ready when
+    /// there was one: HTTP/1 has nothing else on the connection and ends it; a stream of HTTP/2 is reset when hyper comes
+    /// for its next piece.
+    pub(super) async fn over(&self) {
+        loop {
+            let Some(next) = self.next.get() else {
+                self.earlier.notified().await;
+                continue;
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = self.earlier.notified() => continue,
+            }
+            if self.sweep(Instant::now()) {
+                return;
+            }
+        }
+    }
+
+    /// Ends what is silent for too long; `true` when something was.
+    fn sweep(&self, now: Instant) -> bool {
+        let mut next: Option<Instant> = None;
+        let mut over = Vec::new();
+        self.answers.borrow_mut().retain(|answer| {
+            let Some(answer) = answer.upgrade() else { return false };
+            let Some(until) = answer.borrow().as_ref().and_then(Live::idle).map(Idle::until) else { return false };
+            if until <= now {
+                over.push(answer);
+                return false;
+            }
+            next = Some(next.map_or(until, |next| next.min(until)));
+            true
+        });
+        self.next.set(next);
+        over.iter().filter_map(|answer| answer.borrow_mut().take()).map(Live::end_of_silence).count() > 0
     }
 }
 
@@ -93,5 +142,26 @@ impl Body for ReplyBody {
             Self::Free(live) => live.size_hint(),
             Self::Watched(shared) => shared.borrow().as_ref().map_or_else(SizeHint::default, Live::size_hint),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_are_over_leave_nothing_behind() {
+        let silences = Silences::default();
+        let limit = Duration::from_secs(300);
+        let open: Rc<Shared> = Rc::default();
+        silences.add(&open, Instant::now() + limit);
+        for _ in 0..10_000 {
+            silences.add(&Rc::default(), Instant::now() + limit);
+        }
+        assert!(silences.answers.borrow().len() < 10, "{}", silences.answers.borrow().len());
+        assert!(!silences.sweep(Instant::now() + limit), "nothing was silent: all have ended");
+        assert_eq!(silences.next.get(), None);
     }
 }

@@ -75,7 +75,9 @@ fn a_cluster_sleeps_until_it_is_called() {
     assert_eq!(registry.clusters().len(), 0, "and does not wake it");
 
     let called = slot.load().expect("it wakes");
-    assert!(called.pick(&PickContext::default()).is_ok_and(|picked| picked.address.ip().is_some_and(|at| at.port() == 1)));
+    assert!(
+        called.pick(&PickContext::default()).is_ok_and(|picked| picked.address.ip().is_some_and(|at| at.port() == 1))
+    );
     let asked = said.asked.load(Relaxed);
     assert_eq!(slot.load().map(|c| c.id), Some(called.id));
     assert_eq!(said.asked.load(Relaxed), asked, "it wakes once");
