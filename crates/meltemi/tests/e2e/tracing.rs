@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::shop::{Shop, service};
+use crate::sidecar;
 
 /// A collector of Zipkin's kind: it prints each report on a line.
 const COLLECTOR: &str = r#"
@@ -141,7 +142,8 @@ fn both_ends_of_a_call_are_one_trace_in_the_collector() {
 
     shop.write("nothing.yaml", NOTHING);
     let page = |workload: &str| shop.page(&shop.pods(workload).remove(0), 15000, "/config_dump");
-    shop.until("tracing to end", || !page("order-service").contains("envoy.tracers.zipkin"));
+    shop.until("tracing to end", || !page("order-service").contains("/api/v2/spans"));
+    sidecar::old_rules_are_gone(&shop, &["payment-api-v1", "payment-api-v2"]);
     let id = next();
     call(&shop, &id);
     shop.entry("order-service", &id);
