@@ -48,11 +48,9 @@ impl Apply for Follower {
             refused.map_err(|all| all.into_iter().map(|r| (r.name, r.reason)).collect())
         };
         self.listeners_seen |= kind == types::LISTENER;
-        if self.listeners_seen && self.proxy.is_complete() {
-            self.complete.store(true, Relaxed);
-        } else if self.listeners_seen && !self.waits && self.proxy.is_complete_but_for_secrets() {
-            self.waits = true;
-            tokio::spawn(go_without(self.proxy.clone(), self.complete.clone(), self.progress.clone()));
+        // To look costs as much as there are clusters; what was complete once is not looked at again.
+        if self.listeners_seen && !self.complete.load(Relaxed) {
+            self.look();
         }
         self.progress.notify_one();
         result
@@ -76,6 +74,16 @@ impl Apply for Follower {
 }
 
 impl Follower {
+    /// Looks whether everything is there.
+    fn look(&mut self) {
+        if self.proxy.is_complete() {
+            self.complete.store(true, Relaxed);
+        } else if !self.waits && self.proxy.is_complete_but_for_secrets() {
+            self.waits = true;
+            tokio::spawn(go_without(self.proxy.clone(), self.complete.clone(), self.progress.clone()));
+        }
+    }
+
     fn name_table(&self, added: &[(String, Any)]) -> Applied {
         for (name, any) in added {
             let table: NameTable = envoy_api::unpack(any).map_err(|e| vec![(name.clone(), e.to_string())])?;

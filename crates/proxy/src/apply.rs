@@ -310,19 +310,23 @@ impl Proxy {
 
     /// Whether everything that the listeners and clusters refer to has arrived, or is said to be not there.
     pub fn is_complete(&self) -> bool {
-        self.is_complete_but_for_secrets() && self.has_secrets()
+        let wanted = self.wanted();
+        self.has_configuration(&wanted) && self.has_secrets(&wanted.secrets)
     }
 
     /// The same without the secrets: nobody can serve without the rest, but without a secret all but one cluster work.
     pub fn is_complete_but_for_secrets(&self) -> bool {
-        let wanted = self.wanted();
+        self.has_configuration(&self.wanted())
+    }
+
+    fn has_configuration(&self, wanted: &Wanted) -> bool {
         let context = &self.shared.context;
         wanted.routes.iter().all(|name| context.route_slot(name).load().is_some())
             && wanted.endpoints.iter().all(|name| self.resources.is_known(ENDPOINT, name))
     }
 
-    fn has_secrets(&self) -> bool {
-        let (wanted, store) = (self.wanted().secrets, self.secrets());
+    fn has_secrets(&self, wanted: &[String]) -> bool {
+        let store = self.secrets();
         let (absent, of_roots) = (self.absent.lock(), store.root_names());
         let is_set = |name: &String| match of_roots.contains(name) {
             true => store.roots(name).is_set(),

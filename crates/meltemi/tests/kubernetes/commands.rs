@@ -87,17 +87,7 @@ pub fn pages_and_levels(node: &Node) {
 
 /// Every object of the installation, one by one; what is missing is named, and the exit code tells.
 fn verified(node: &Node) {
-    const SETTINGS: [&str; 8] = [
-        "--set",
-        "values.pilot.image=meltemi:test",
-        "--set",
-        "values.global.proxy.image=meltemi:test",
-        "--set",
-        "values.global.imagePullPolicy=Never",
-        "--set",
-        "values.pilot.replicaCount=2",
-    ];
-    let verify = |more: &[&str]| node.try_istioctl(&[&["verify-install"], &SETTINGS[..], more].concat());
+    let verify = |more: &[&str]| node.try_istioctl(&[&["verify-install"], &crate::SETTINGS[..], more].concat());
     let read = |output: &std::process::Output, format: &str| -> Value {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         match format {

@@ -7,6 +7,18 @@ mod node;
 use node::{Node, PATIENCE};
 use serde_json::Value;
 
+/// What is installed: our image, as it was loaded into the node.
+const SETTINGS: [&str; 8] = [
+    "--set",
+    "values.pilot.image=meltemi:test",
+    "--set",
+    "values.global.proxy.image=meltemi:test",
+    "--set",
+    "values.global.imagePullPolicy=Never",
+    "--set",
+    "values.pilot.replicaCount=2",
+];
+
 fn deployment(namespace: &str, name: &str, app: &str, version: &str, replicas: u32) -> String {
     format!(
         r#"---
@@ -94,19 +106,7 @@ fn install(node: &Node) {
     node.istioctl(&["install", "--dry-run"]);
     assert!(!node.try_kubectl(&["get", "namespace", "istio-system"]).status.success(), "a dry run changes nothing");
     assert!(!node.try_istioctl(&["upgrade", "-y"]).status.success(), "there is nothing to upgrade");
-    node.istioctl(&[
-        "install",
-        "-y",
-        "--set",
-        "values.pilot.image=meltemi:test",
-        "--set",
-        "values.global.proxy.image=meltemi:test",
-        "--set",
-        "values.global.imagePullPolicy=Never",
-        "--set",
-        "values.pilot.replicaCount=2",
-        "--verify",
-    ]);
+    node.istioctl(&[&["install", "-y"], &SETTINGS[..], &["--verify"]].concat());
 }
 
 fn shop(node: &Node) {

@@ -8,12 +8,18 @@ use crate::wire::{PATIENCE, Upstream, Wire};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
-#[tokio::test]
-async fn a_stream_on_which_nothing_moves_is_ended_and_the_status_says_whose_turn_it_was() {
+/// A server, and a proxy in front of it that lets streams be silent for so long.
+async fn start(limit: &str) -> (Upstream, Running) {
     let upstream = Upstream::bind().await;
     let mut config = Config::http(upstream.address);
-    config.manager()["stream_idle_timeout"] = json!("0.05s");
-    let Running { proxy: _alive, address } = config.start();
+    config.manager()["stream_idle_timeout"] = json!(limit);
+    let running = config.start();
+    (upstream, running)
+}
+
+#[tokio::test]
+async fn a_stream_on_which_nothing_moves_is_ended_and_the_status_says_whose_turn_it_was() {
+    let (upstream, Running { proxy: _alive, address }) = start("0.05s").await;
 
     // The upstream's turn.
     let mut client = Wire::connect(address).await;
@@ -32,10 +38,7 @@ async fn a_stream_on_which_nothing_moves_is_ended_and_the_status_says_whose_turn
 
 #[tokio::test]
 async fn an_answer_that_has_begun_is_broken_off() {
-    let upstream = Upstream::bind().await;
-    let mut config = Config::http(upstream.address);
-    config.manager()["stream_idle_timeout"] = json!("1s");
-    let Running { proxy: _alive, address } = config.start();
+    let (upstream, Running { proxy: _alive, address }) = start("1s").await;
     let mut client = Wire::connect(address).await;
     client.send(GET).await;
     let mut server = upstream.accept().await;
@@ -54,10 +57,7 @@ async fn flood(server: &mut Wire, head: &str) {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_silent_too() {
-    let upstream = Upstream::bind().await;
-    let mut config = Config::http(upstream.address);
-    config.manager()["stream_idle_timeout"] = json!("0.3s");
-    let Running { proxy: _alive, address } = config.start();
+    let (upstream, Running { proxy: _alive, address }) = start("0.3s").await;
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 268435456\r\n\r\n";
 
     let mut client = Wire::connect(address).await;
@@ -92,10 +92,7 @@ async fn a_client_that_does_not_read_is_silent_too() {
 
 #[tokio::test]
 async fn what_moves_keeps_a_stream_alive() {
-    let upstream = Upstream::bind().await;
-    let mut config = Config::http(upstream.address);
-    config.manager()["stream_idle_timeout"] = json!("2s");
-    let Running { proxy: _alive, address } = config.start();
+    let (upstream, Running { proxy: _alive, address }) = start("2s").await;
     let mut client = Wire::connect(address).await;
     client.send(GET).await;
     let mut server = upstream.accept().await;
