@@ -22,6 +22,9 @@ mod request;
 mod roots;
 mod sidecar;
 
+/// What the replicas of a workload are called between its proxy and istiod.
+const LOCAL_CLUSTER: &str = "local_cluster";
+
 pub use app_probes::AppProbes;
 pub use cli::cli;
 pub use drain::DrainOptions;

@@ -150,6 +150,31 @@ impl AgentOptions {
         format!("{app}.{}", self.namespace)
     }
 
+    /// Whether the proxy is to know its own replicas (`ISTIO_META_ENABLE_SELF_DISCOVERY`), for zone aware balancing.
+    pub fn self_discovery(&self) -> bool {
+        self.node_metadata.get("ENABLE_SELF_DISCOVERY").is_some_and(|value| value == "true" || value == "1")
+    }
+
+    /// Where the pod is, as far as its labels say: region, zone and subzone, with dots or slashes between them.
+    pub fn locality(&self) -> Option<[String; 3]> {
+        let label = |key: &str| self.labels.get(key).cloned().unwrap_or_default();
+        let whole = ["topology.istio.io/locality", "istio-locality"].iter().find_map(|key| self.labels.get(*key));
+        let parts = match whole {
+            Some(text) => {
+                let between = if text.contains('/') { '/' } else { '.' };
+                let mut parts = text.splitn(3, between).map(str::to_owned);
+                std::array::from_fn(|_| parts.next().unwrap_or_default())
+            }
+            // Newer clusters copy these from the node.
+            None => [
+                label("topology.kubernetes.io/region"),
+                label("topology.kubernetes.io/zone"),
+                label("topology.istio.io/subzone"),
+            ],
+        };
+        parts.iter().any(|part| !part.is_empty()).then_some(parts)
+    }
+
     /// The node's metadata, under Istio's names.
     pub fn metadata(&self) -> Value {
         let labels: Map<String, Value> = self.labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
@@ -220,6 +245,20 @@ impl AgentOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_say_where_a_pod_is() {
+        let at = |labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            AgentOptions { labels, ..AgentOptions::sample() }.locality().map(|parts| parts.join("|"))
+        };
+        assert_eq!(at(&[("app", "pay")]), None);
+        assert_eq!(at(&[("istio-locality", "r.z.s")]).as_deref(), Some("r|z|s"));
+        assert_eq!(at(&[("istio-locality", "r/z.1")]).as_deref(), Some("r|z.1|"));
+        assert_eq!(at(&[("istio-locality", "r.z"), ("topology.istio.io/locality", "q")]).as_deref(), Some("q||"));
+        let node = [("topology.kubernetes.io/region", "r"), ("topology.kubernetes.io/zone", "z")];
+        assert_eq!(at(&node).as_deref(), Some("r|z|"));
+    }
 
     #[test]
     fn collectors_know_a_workload_by_its_app() {

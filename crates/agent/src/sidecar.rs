@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
-use envoy_api::envoy::config::core::v3::{Extension, Node};
+use envoy_api::envoy::config::core::v3::{Extension, Locality, Node};
 use mtls::SecretStore;
 use proxy::admin::Admin;
 use proxy::{Proxy, ProxyOptions};
@@ -23,7 +23,7 @@ use crate::health::{self, Health};
 use crate::identity::Identity;
 use crate::log_levels::Levels;
 use crate::options::AgentOptions;
-use crate::{channel, roots};
+use crate::{LOCAL_CLUSTER, channel, roots};
 
 /// Istio's extensions that the data plane has; istiod sends what is listed.
 const EXTENSIONS: [&str; 4] = ["istio.stats", "istio.alpn", "istio.metadata_exchange", "envoy.filters.http.router"];
@@ -59,6 +59,7 @@ pub(crate) async fn run(options: AgentOptions, levels: Levels) -> io::Result<()>
         secrets: secrets.clone(),
         undecided: proxy::UNDECIDED,
     })?;
+    know_replicas(&options, &proxy);
     let complete = Arc::new(AtomicBool::new(false));
     let progress: Arc<Notify> = Arc::default();
     let health = Arc::new(Health {
@@ -136,6 +137,14 @@ pub(crate) async fn run(options: AgentOptions, levels: Levels) -> io::Result<()>
     Ok(())
 }
 
+/// The endpoints of the workload's own replicas are asked for, where the pod is told so.
+fn know_replicas(options: &AgentOptions, proxy: &Proxy) {
+    if options.self_discovery() {
+        let locality = options.locality().map(|parts| parts.join("/"));
+        proxy.set_local_cluster(LOCAL_CLUSTER, options.ip, locality.as_deref());
+    }
+}
+
 /// SIGTERM, SIGINT or `/quitquitquit`.
 pub(crate) async fn told_to_end(quit: &Notify) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -154,7 +163,7 @@ pub(crate) async fn told_to_end(quit: &Notify) {
 fn bootstrap(options: &AgentOptions) -> Value {
     let extensions: Vec<Value> = EXTENSIONS.iter().map(|name| json!({"name": name})).collect();
     let ads = json!({"ads": {}, "resource_api_version": "V3"});
-    json!({
+    let mut out = json!({
         "node": {
             "id": options.node_id(), "cluster": options.service_cluster(), "metadata": options.metadata(),
             "user_agent_name": USER_AGENT, "extensions": extensions,
@@ -167,6 +176,28 @@ fn bootstrap(options: &AgentOptions) -> Value {
             },
             "cds_config": ads, "lds_config": ads,
         },
+    });
+    if options.self_discovery() {
+        out["static_resources"] = json!({"clusters": [local_cluster()]});
+        out["cluster_manager"] = json!({"local_cluster_name": LOCAL_CLUSTER});
+    }
+    if let Some([region, zone, sub_zone]) = options.locality() {
+        out["node"]["locality"] = json!({"region": region, "zone": zone, "sub_zone": sub_zone});
+    }
+    out
+}
+
+/// The cluster whose hosts are the replicas of the workload, as a bootstrap has it.
+pub(crate) fn local_cluster() -> Value {
+    json!({
+        "name": LOCAL_CLUSTER,
+        "alt_stat_name": format!("{LOCAL_CLUSTER};"),
+        "type": "EDS",
+        "connect_timeout": "1s",
+        "eds_cluster_config": {
+            "service_name": LOCAL_CLUSTER,
+            "eds_config": {"ads": {}, "resource_api_version": "V3"}
+        }
     })
 }
 
@@ -182,6 +213,7 @@ fn node(options: &AgentOptions) -> Node {
         metadata,
         user_agent_name: USER_AGENT.to_owned(),
         extensions: EXTENSIONS.into_iter().map(extension).collect(),
+        locality: options.locality().map(|[region, zone, sub_zone]| Locality { region, zone, sub_zone }),
         ..Node::default()
     }
 }

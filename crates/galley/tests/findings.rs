@@ -139,3 +139,31 @@ fn namespaces_are_told_apart() {
     assert_eq!(resources(Some("b")), ["Namespace b"]);
     assert_eq!(resources(None).len(), 2);
 }
+
+#[test]
+fn failover_needs_something_that_tells_who_fails() {
+    let rule = |host: &str, policy: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: web}}\nspec:\n  host: {host}\n  \
+             trafficPolicy:\n    {policy}\n"
+        )
+    };
+    let external = "*.example.com";
+    for setting in
+        ["localityLbSetting: {failover: [{from: a, to: b}]}", "zoneAwareLbSetting: {failoverPriority: [rack]}"]
+    {
+        let (code, line, text) = one(&rule(external, &format!("loadBalancer: {{{setting}}}")));
+        assert_eq!((code, line), ("IST0133", 7), "{text}");
+        assert!(text.contains("outlierDetection"), "{text}");
+        let both = format!("loadBalancer: {{{setting}}}\n    outlierDetection: {{}}");
+        assert_eq!(with(&rule(external, &both)), [], "{setting}");
+        let inherited = format!(
+            "outlierDetection: {{}}\n  subsets: [{{name: v1, trafficPolicy: {{loadBalancer: {{{setting}}}}}}}]"
+        );
+        assert_eq!(with(&rule(external, &inherited)), [], "{setting}");
+        let port = format!(
+            "outlierDetection: {{}}\n    portLevelSettings: [{{port: {{number: 80}}, loadBalancer: {{{setting}}}}}]"
+        );
+        assert_eq!(one(&rule(external, &port)).0, "IST0133", "a port inherits nothing");
+    }
+}

@@ -22,6 +22,7 @@ pub struct ServiceSpec {
     pub kind: Option<String>,
     pub external_name: Option<String>,
     pub publish_not_ready_addresses: bool,
+    pub traffic_distribution: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::extensions::ProxyImage;
-use crate::networking::TcpKeepalive;
+use crate::networking::{LocalityLbSetting, TcpKeepalive, ZoneAwareLbSetting};
 use crate::providers::{FileAccessLog, OpenTelemetry, ProxyTracing, Zipkin};
 
 /// The mesh's configuration (ConfigMap `istio` in the root namespace, key `mesh`).
@@ -43,6 +43,10 @@ pub struct MeshConfig {
     /// Whether anything is traced; without a word it is, where there is a provider.
     pub enable_tracing: Option<bool>,
     pub default_config: Option<ProxySettings>,
+    /// Places that traffic prefers where neither a DestinationRule nor the Service says; on without a word.
+    pub locality_lb_setting: Option<LocalityLbSetting>,
+    /// The same by zones; counts before `localityLbSetting`.
+    pub zone_aware_lb_setting: Option<ZoneAwareLbSetting>,
 }
 
 impl MeshConfig {

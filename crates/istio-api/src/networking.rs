@@ -340,7 +340,7 @@ pub struct LoadBalancerSettings {
     pub simple: Option<String>,
     pub consistent_hash: Option<ConsistentHash>,
     pub locality_lb_setting: Option<LocalityLbSetting>,
-    pub zone_aware_lb_setting: Option<serde_json::Value>,
+    pub zone_aware_lb_setting: Option<ZoneAwareLbSetting>,
     pub backend_utilization: Option<serde_json::Value>,
     #[serde(with = "crate::duration")]
     pub warmup_duration_secs: Option<Duration>,
@@ -361,6 +361,20 @@ pub struct LocalityLbSetting {
     pub failover: Vec<LocalityFailover>,
     pub failover_priority: Vec<String>,
     pub enabled: Option<bool>,
+}
+/// As much traffic as the own zone can carry stays there; the rest goes to the zones that have room, by the number of
+/// endpoints and callers in each. Needs a proxy that knows its own replicas (`ISTIO_META_ENABLE_SELF_DISCOVERY`).
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ZoneAwareLbSetting {
+    /// Without a word it is on; off, all endpoints are alike wherever they are.
+    pub enabled: Option<bool>,
+    /// Which region comes after the own one; all others come last.
+    pub failover: Vec<LocalityFailover>,
+    /// Labels by which endpoints are ranked before regions are, `key` or `key=value`; none of a place.
+    pub failover_priority: Vec<String>,
+    /// With fewer endpoints than this zones do not count; without a word 6.
+    pub min_cluster_size: Option<u32>,
 }
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]

@@ -361,7 +361,6 @@ fn explain(message: &str) -> String {
 const NOT_BUILT: &[&str] = &[
     "attributes",
     "spaceDelimitedClaims",
-    "zoneAwareLbSetting",
     // MeshConfig
     "proxyHttpPort",
     "ingressClass",
@@ -372,7 +371,6 @@ const NOT_BUILT: &[&str] = &[
     "inboundTrafficPolicy",
     "configSources",
     "caCertificates",
-    "localityLbSetting",
     "dnsRefreshRate",
     "inboundClusterStatName",
     "outboundClusterStatName",

@@ -174,7 +174,7 @@ fn the_rest_of_the_mesh_configuration_is_refused_by_name() {
     let (_, list) = page.split_once("is refused by its name: ").expect("the list");
     let list = list.split("\n\n").next().unwrap();
     let names: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
-    assert!(names.len() > 20, "{names:?}");
+    assert!(names.len() > 15, "{names:?}");
     for name in names {
         let said = refusal(&object("MeshConfig", &format!("{{{name}: {{}}}}")));
         assert!(said.contains(&format!("the field \"{name}\" is not built")), "{name}: {said}");

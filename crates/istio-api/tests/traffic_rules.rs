@@ -136,6 +136,26 @@ fn destination_rules() {
             policy("loadBalancer: {localityLbSetting: {failover: [{from: a/b, to: c}]}}"),
             at("/loadBalancer/localityLbSetting/failover/0/from"),
         ),
+        (
+            policy("loadBalancer: {zoneAwareLbSetting: {minClusterSize: 3, failover: [{from: a, to: b}]}}"),
+            String::new(),
+        ),
+        (
+            policy("loadBalancer: {localityLbSetting: {}, zoneAwareLbSetting: {}}"),
+            at("/loadBalancer/zoneAwareLbSetting"),
+        ),
+        (
+            policy("loadBalancer: {zoneAwareLbSetting: {failover: [{from: a, to: a}]}}"),
+            at("/loadBalancer/zoneAwareLbSetting/failover/0"),
+        ),
+        (
+            policy("loadBalancer: {zoneAwareLbSetting: {failover: [{from: a, to: \"b*\"}]}}"),
+            at("/loadBalancer/zoneAwareLbSetting/failover/0/to"),
+        ),
+        (
+            policy("loadBalancer: {zoneAwareLbSetting: {failoverPriority: [rack, topology.istio.io/subzone]}}"),
+            at("/loadBalancer/zoneAwareLbSetting/failoverPriority/1"),
+        ),
         (policy("connectionPool: {}"), at("/connectionPool")),
         (policy("connectionPool: {tcp: {maxConnections: -1}}"), at("/connectionPool/tcp/maxConnections")),
         (policy("connectionPool: {tcp: {connectTimeout: 0s}}"), at("/connectionPool/tcp/connectTimeout")),

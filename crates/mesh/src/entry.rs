@@ -7,7 +7,7 @@ use std::sync::Arc;
 use istio_api::Object;
 use istio_api::service_entry::{ServiceEntry, WorkloadEntry};
 
-use crate::model::{Endpoint, Protocol, Resolution, Service, ServicePort};
+use crate::model::{Annotations, Distribution, Endpoint, Protocol, Resolution, Service, ServicePort};
 use crate::workload::Workload;
 
 /// A service that a ServiceEntry declares, and the endpoints that it names itself.
@@ -20,15 +20,22 @@ pub(crate) struct Declared {
 }
 
 /// All services of all entries; a host that two entries of a namespace declare belongs to the first. `export` is for
-/// those that do not say who may see them.
-pub(crate) fn declare(entries: &[Arc<Object<ServiceEntry>>], trust_domain: &str, export: &[String]) -> Vec<Declared> {
+/// those that do not say who may see them, `annotations` gives those of a namespace.
+pub(crate) fn declare<'a>(
+    entries: &[Arc<Object<ServiceEntry>>],
+    trust_domain: &str,
+    export: &[String],
+    annotations: impl Fn(&str) -> Option<&'a Annotations>,
+) -> Vec<Declared> {
     let mut taken = BTreeSet::new();
     let mut seen = BTreeSet::new();
     let mut out = Vec::new();
     for entry in entries {
         for host in &entry.spec.hosts {
             if seen.insert((entry.metadata.namespace.as_str(), host.as_str())) {
-                out.push(declared(entry, host, &mut taken, trust_domain, export));
+                let distribution =
+                    Distribution::of(None, &entry.metadata.annotations, annotations(&entry.metadata.namespace));
+                out.push(declared(entry, host, &mut taken, trust_domain, export, distribution));
             }
         }
     }
@@ -44,6 +51,7 @@ fn declared(
     taken: &mut BTreeSet<u16>,
     trust_domain: &str,
     export: &[String],
+    distribution: Option<Distribution>,
 ) -> Declared {
     let spec = &entry.spec;
     let resolution = match spec.resolution.as_deref() {
@@ -82,6 +90,7 @@ fn declared(
         export_to: if spec.export_to.is_empty() { export.to_vec() } else { spec.export_to.clone() },
         subject_alt_names: spec.subject_alt_names.clone(),
         unready_too: false,
+        distribution,
     };
     let endpoints = service.ports.iter().map(|port| (port.port, behind(entry, host, port, trust_domain))).collect();
     Declared { service: Arc::new(service), endpoints }

@@ -16,7 +16,7 @@ mod telemetry;
 mod workload;
 
 pub use credential::Credentials;
-pub use model::{Endpoint, Protocol, Resolution, Service, ServicePort};
+pub use model::{Distribution, Endpoint, HOSTNAME, Protocol, Resolution, Service, ServicePort};
 pub use policy::{Authorization, MergedDestinationRule, MtlsMode};
 pub use settings::proxy_settings;
 pub use snapshot::{Changes, KeySets, Snapshot};

@@ -80,6 +80,42 @@ pub enum Resolution {
     None,
 }
 
+/// The label by which `failoverPriority` tells nodes apart.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// Which endpoints a service wants to be called at first (`trafficDistribution`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distribution {
+    /// Those of the caller's zone, then of its region.
+    SameZone,
+    /// Those of the caller's node, then of its subzone, zone and region.
+    SameNode,
+}
+
+impl Distribution {
+    /// Where a service or its namespace may say so when its spec does not.
+    const ANNOTATION: &str = "networking.istio.io/traffic-distribution";
+
+    /// What a service asks for, by its spec, its annotation, or that of its namespace; the first that says anything
+    /// counts, and a word that is not known says that all are alike. In the spec such a word says nothing.
+    pub(crate) fn of(spec: Option<&str>, own: &Annotations, namespace: Option<&Annotations>) -> Option<Self> {
+        let given = spec.and_then(|word| match word {
+            "PreferSameZone" | "PreferClose" => Some(Self::SameZone),
+            "PreferSameNode" => Some(Self::SameNode),
+            _ => None,
+        });
+        let annotated = |of: &Annotations| of.get(Self::ANNOTATION).cloned().filter(|word| !word.is_empty());
+        let word = || annotated(own).or_else(|| namespace.and_then(annotated));
+        given.or_else(|| match word()?.to_ascii_lowercase().as_str() {
+            "prefersamezone" | "preferclose" => Some(Self::SameZone),
+            "prefersamenode" => Some(Self::SameNode),
+            _ => None,
+        })
+    }
+}
+
+pub(crate) type Annotations = BTreeMap<String, String>;
+
 /// One port of a service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServicePort {
@@ -128,12 +164,21 @@ pub struct Service {
     pub subject_alt_names: Vec<String>,
     /// Workloads that are not ready belong to it too.
     pub unready_too: bool,
+    /// Which endpoints are called first; without a word all are alike.
+    pub distribution: Option<Distribution>,
 }
 
 impl Service {
-    /// A Service of Kubernetes; `export` is for those that do not say who may see them.
-    pub(crate) fn read(object: &Object<ServiceSpec>, domain: &str, export: &[String]) -> Self {
+    /// A Service of Kubernetes; `export` is for those that do not say who may see them, `namespace` what annotates theirs.
+    pub(crate) fn read(
+        object: &Object<ServiceSpec>,
+        domain: &str,
+        export: &[String],
+        namespace: Option<&Annotations>,
+    ) -> Self {
         let spec = &object.spec;
+        let distribution =
+            Distribution::of(spec.traffic_distribution.as_deref(), &object.metadata.annotations, namespace);
         let (name, namespace) = (object.metadata.name.clone(), object.metadata.namespace.clone());
         let given = object.metadata.annotations.get("networking.istio.io/exportTo");
         let addresses = if spec.cluster_ips.is_empty() { spec.cluster_ip.as_slice() } else { &spec.cluster_ips };
@@ -152,6 +197,7 @@ impl Service {
                 .map_or_else(|| export.to_vec(), |list| list.split(',').map(|n| n.trim().to_owned()).collect()),
             subject_alt_names: Vec::new(),
             unready_too: spec.publish_not_ready_addresses,
+            distribution,
             name,
             namespace,
         }

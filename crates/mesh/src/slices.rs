@@ -147,13 +147,19 @@ impl Slices {
         workload.node.as_ref().and_then(|n| self.places.get(n)).cloned().unwrap_or_default()
     }
 
-    /// The pod's own word (`istio-locality`, with dots for slashes), else its node's place, else the slice's zone.
+    /// The pod's own word, else its node's place, else the slice's zone.
     fn place(&self, endpoint: &SliceEndpoint, workload: Option<&Workload>) -> String {
-        let own = workload.and_then(|w| w.labels.get("istio-locality")).map(|l| l.replace('.', "/"));
+        let own = workload.and_then(|w| own_place(&w.labels));
         let node = || endpoint.node_name.as_ref().and_then(|n| self.places.get(n)).cloned();
         let zone = || endpoint.zone.as_ref().map(|zone| format!("/{zone}"));
         own.or_else(node).or_else(zone).unwrap_or_default()
     }
+}
+
+/// Where a pod says that it is: the label `istio-locality` or its later name, with dots for slashes.
+pub(crate) fn own_place(labels: &BTreeMap<String, String>) -> Option<String> {
+    let own = labels.get("istio-locality").or_else(|| labels.get("topology.istio.io/locality"));
+    own.map(|place| place.replace('.', "/"))
 }
 
 fn namespace_of<'a>(given: &'a str, service: &'a Service) -> &'a str {

@@ -17,9 +17,9 @@ use crate::credential::{self, Credentials};
 use crate::delegate;
 use crate::discovery::discovered;
 use crate::entry::Declared;
-use crate::model::{Service, exported};
+use crate::model::{Annotations, Service, exported};
 use crate::policy::{self, Authorization, MergedDestinationRule, MtlsMode};
-use crate::slices::Slices;
+use crate::slices::{Slices, own_place};
 use crate::telemetry::{self, Side, TracingRules};
 use crate::workload::Workload;
 
@@ -61,6 +61,8 @@ struct Inner {
     telemetries: Vec<Arc<Object<Telemetry>>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     slices: Slices,
+    /// Whether it matters to anybody on which node a caller is.
+    by_node: bool,
     /// A service without slices has no endpoints; else they are found by its selector.
     only_slices: bool,
 }
@@ -92,6 +94,13 @@ impl Snapshot {
         }
         let resources = discovered(resources, &inner.mesh);
         let trust_domain = inner.mesh.trust_domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
+        let annotated: HashMap<String, Annotations> = resources
+            .iter()
+            .filter_map(|resource| match resource {
+                Resource::Namespace(o) => Some((o.metadata.name.clone(), o.metadata.annotations.clone())),
+                _ => None,
+            })
+            .collect();
         let mut rules: Vec<Arc<Object<DestinationRule>>> = Vec::new();
         let mut credentials = Credentials::new();
         for resource in resources {
@@ -105,7 +114,8 @@ impl Snapshot {
                 Resource::Sidecar(o) => inner.sidecars.push(o.clone()),
                 Resource::ProxyConfig(o) => inner.proxy_configs.push(o.clone()),
                 Resource::Service(o) => {
-                    let service = Service::read(o, DOMAIN, &inner.mesh.default_service_export_to);
+                    let of_namespace = annotated.get(&o.metadata.namespace);
+                    let service = Service::read(o, DOMAIN, &inner.mesh.default_service_export_to, of_namespace);
                     inner.services.push(Arc::new(service));
                 }
                 Resource::Pod(o, status) if status.pod_ip.is_some() => {
@@ -134,7 +144,8 @@ impl Snapshot {
         inner.telemetries.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         oldest_first(&mut inner.entries);
         oldest_first(&mut inner.sidecars);
-        for declared in crate::entry::declare(&inner.entries, &trust_domain, &inner.mesh.default_service_export_to) {
+        let export = &inner.mesh.default_service_export_to;
+        for declared in crate::entry::declare(&inner.entries, &trust_domain, export, |name| annotated.get(name)) {
             inner.services.push(declared.service.clone());
             inner.declared.entry(declared.service.host.clone()).or_default().push(declared);
         }
@@ -149,6 +160,7 @@ impl Snapshot {
             }
         }
         inner.rules = policy::merge(&rules, full_host);
+        inner.by_node = policy::tells_nodes_apart(&inner.mesh, &inner.services, inner.rules.values().flatten());
         let named = credential::named(inner.rules.values().flatten());
         credentials.retain(|key, _| named.contains(key));
         Self(Arc::new(inner), Arc::default(), Arc::new(credentials))
@@ -210,6 +222,11 @@ impl Snapshot {
     /// Names of all declared namespaces.
     pub fn namespaces(&self) -> impl Iterator<Item = &String> {
         self.0.namespaces.keys()
+    }
+
+    /// Whether it matters to anybody on which node a caller is.
+    pub fn tells_nodes_apart(&self) -> bool {
+        self.0.by_node
     }
 
     /// All services.
@@ -274,9 +291,8 @@ impl Snapshot {
     /// node's place.
     pub fn locality(&self, workload: &Workload) -> String {
         let label = |key: &str| workload.labels.get(key);
-        let own = label("istio-locality").or_else(|| label("topology.istio.io/locality"));
-        if let Some(own) = own {
-            return own.replace('.', "/");
+        if let Some(own) = own_place(&workload.labels) {
+            return own;
         }
         let part = |key: &str| label(key).map_or("", String::as_str);
         let (region, zone) = (part("topology.kubernetes.io/region"), part("topology.kubernetes.io/zone"));

@@ -9,6 +9,7 @@ use istio_api::networking::{ConnectionPool, LoadBalancerSettings, TrafficPolicy}
 use mesh::{Resolution, Service, ServicePort, Snapshot};
 use serde_json::{Value, json};
 
+use crate::locality::Preference;
 use crate::scope::{self, App, Application};
 use crate::{Proxy, Resource, endpoints, http, names, names_of_callers, sidecar, tls};
 
@@ -249,7 +250,8 @@ impl Outbound<'_> {
         }
         out["circuitBreakers"] = policy::circuit_breakers(self.traffic.connection_pool.as_ref());
         policy::retry_budget(self.traffic.retry_budget.as_ref(), &mut out);
-        out["commonLbConfig"] = balance::common_lb(self.traffic);
+        let preference = Preference::of(self.snapshot.mesh_config(), Some(self.traffic), self.service);
+        out["commonLbConfig"] = balance::common_lb(self.traffic, &preference);
         out["metadata"] = self.metadata();
         exchange_metadata(self.proxy, &mut out);
         balance::balance(self.traffic.load_balancer.as_ref(), kind == "ORIGINAL_DST" || kind == DYNAMIC, &mut out);

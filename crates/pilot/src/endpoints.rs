@@ -6,6 +6,7 @@ use istio_api::unix::socket_path;
 use mesh::{Endpoint, Snapshot};
 use serde_json::{Value, json};
 
+use crate::locality::Preference;
 use crate::{Proxy, Resource, clusters, locality, names, scope};
 
 /// The load assignments of the named clusters; a cluster that does not exist is left out.
@@ -13,7 +14,10 @@ pub fn endpoints(snapshot: &Snapshot, proxy: &Proxy, wanted: &[String]) -> Vec<R
     wanted
         .iter()
         .filter_map(|name| {
-            let mut json = assignment(snapshot, proxy, name, true)?;
+            let mut json = match name.as_str() {
+                names::LOCAL_CLUSTER => replicas(snapshot, proxy),
+                name => assignment(snapshot, proxy, name, true)?,
+            };
             json["@type"] = json!("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment");
             Resource::from_json(name, json)
         })
@@ -35,19 +39,51 @@ pub(crate) fn assignment(snapshot: &Snapshot, proxy: &Proxy, name: &str, health:
         if !labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)) {
             return None;
         }
-        let weight = endpoint.weight.max(1);
-        let host = host_entry(&endpoint, proxy, weight, health);
-        Some(locality::Candidate { locality: endpoint.locality, labels: endpoint.labels, weight, host })
+        Some(candidate(endpoint, proxy, health))
     });
     let traffic = clusters::traffic(snapshot, proxy, host, subset, port);
-    let here = scope::own_workload(snapshot, proxy).map(|own| snapshot.locality(&own)).unwrap_or_default();
-    let client = locality::Client { locality: &here, labels: &proxy.labels };
-    let groups = locality::groups(traffic.as_ref(), &client, candidates.collect());
+    let own = scope::own_workload(snapshot, proxy);
+    let here = scope::locality(snapshot, proxy, own.as_deref());
+    let node = own.as_ref().and_then(|own| own.node.as_deref());
+    let client = locality::Spot { locality: &here, labels: &proxy.labels, node };
+    let preference = Preference::of(snapshot.mesh_config(), traffic.as_ref(), service);
+    Some(assigned(name, locality::groups(&preference, client, candidates.collect())))
+}
+
+/// The replicas of the proxy's own workload in its region, as endpoints of the first of its services, under no rule: by
+/// where they are a proxy judges how many requests may stay in its zone. Those of another rollout are left out: only
+/// replicas of one can be expected to be called alike.
+fn replicas(snapshot: &Snapshot, proxy: &Proxy) -> Value {
+    const ROLLOUTS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
+    let own = scope::own_workload(snapshot, proxy);
+    let Some((own, (service, port))) = own.as_ref().and_then(|own| Some((own, scope::own_service(snapshot, own)?)))
+    else {
+        return assigned(names::LOCAL_CLUSTER, Vec::new());
+    };
+    let here = scope::locality(snapshot, proxy, Some(own));
+    let region = |place: &str| place.split('/').next().unwrap_or_default().to_owned();
+    let is_replica = |endpoint: &Endpoint| {
+        endpoint.workload.as_ref().is_some_and(|other| other.workload_name == own.workload_name)
+            && ROLLOUTS.iter().all(|key| endpoint.labels.get(*key) == own.labels.get(*key))
+            && region(&endpoint.locality) == region(&here)
+    };
+    let all = snapshot.endpoints_of(service, port).into_iter().filter(is_replica);
+    assigned(names::LOCAL_CLUSTER, locality::alike(all.map(|endpoint| candidate(endpoint, proxy, true)).collect()))
+}
+
+fn candidate(endpoint: Endpoint, proxy: &Proxy, health: bool) -> locality::Candidate {
+    let weight = endpoint.weight.max(1);
+    let host = host_entry(&endpoint, proxy, weight, health);
+    let node = endpoint.workload.as_ref().and_then(|workload| workload.node.clone());
+    locality::Candidate { locality: endpoint.locality, labels: endpoint.labels, node, weight, host }
+}
+
+fn assigned(name: &str, groups: Vec<locality::Group>) -> Value {
     let mut out = json!({"clusterName": name});
     if !groups.is_empty() {
         out["endpoints"] = groups.into_iter().map(group).collect();
     }
-    Some(out)
+    out
 }
 
 fn group(of: locality::Group) -> Value {

@@ -8,6 +8,9 @@ pub const BLACK_HOLE: &str = "BlackHoleCluster";
 pub const PASSTHROUGH: &str = "PassthroughCluster";
 /// Inbound traffic to ports the mesh does not know.
 pub const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
+/// The replicas of the workload beside a proxy, which asks for them under this name when it is told to
+/// (`ISTIO_META_ENABLE_SELF_DISCOVERY`).
+pub const LOCAL_CLUSTER: &str = "local_cluster";
 /// Outbound capture port.
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Inbound capture port.

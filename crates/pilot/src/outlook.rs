@@ -23,6 +23,7 @@ pub struct Outlook {
     metadata: String,
     extensions: Vec<String>,
     stock_envoy: bool,
+    locality: String,
     workload: Option<Own>,
     /// Where a Sidecar's ingress listener may lead to it.
     ip: Option<IpAddr>,
@@ -35,6 +36,10 @@ struct Own {
     labels: BTreeMap<String, String>,
     named_ports: BTreeMap<String, u16>,
     locality: String,
+    /// What made it: its replicas are those of the same.
+    workload_name: String,
+    /// Where it matters.
+    node: Option<String>,
 }
 
 impl Outlook {
@@ -52,6 +57,8 @@ impl Outlook {
             labels: workload.labels.clone(),
             named_ports: workload.named_ports.clone(),
             locality: snapshot.locality(workload),
+            workload_name: workload.workload_name.clone(),
+            node: workload.node.clone().filter(|_| snapshot.tells_nodes_apart()),
         };
         Self {
             kind: proxy.kind,
@@ -62,6 +69,7 @@ impl Outlook {
             metadata: metadata.to_string(),
             extensions,
             stock_envoy: proxy.stock_envoy,
+            locality: proxy.locality.clone(),
             workload: scope::own_workload(snapshot, proxy).as_deref().map(own),
             ip: sidecar::of(snapshot, proxy).filter(|s| !s.ingress.is_empty()).map(|_| proxy.ip),
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
-use envoy_api::envoy::config::core::v3::Node;
+use envoy_api::envoy::config::core::v3::{Locality, Node};
 use serde_json::Value;
 
 /// What a proxy does.
@@ -34,6 +34,8 @@ pub struct Proxy {
     pub labels: BTreeMap<String, String>,
     /// The pod's service account; `default` when the node does not say.
     pub service_account: String,
+    /// Where it says to be, as `region/zone/subzone`; empty when it does not say.
+    pub locality: String,
     /// Node metadata as JSON; read it through the methods.
     pub metadata: Value,
     /// Names and type URLs of the extensions the proxy says it has; empty when it does not say.
@@ -114,6 +116,7 @@ impl Proxy {
             labels,
             service_account: text("SERVICE_ACCOUNT").unwrap_or_else(|| "default".to_owned()),
             id: id.to_owned(),
+            locality: node.locality.as_ref().map(place).unwrap_or_default(),
             metadata,
             extensions,
             stock_envoy,
@@ -144,4 +147,8 @@ impl Proxy {
     pub fn dns_capture(&self) -> bool {
         self.meta("DNS_CAPTURE").is_some_and(|v| v == "true" || v == "1")
     }
+}
+
+fn place(of: &Locality) -> String {
+    format!("{}/{}/{}", of.region, of.zone, of.sub_zone).trim_end_matches('/').to_owned()
 }

@@ -114,6 +114,21 @@ pub(crate) fn own_workload(snapshot: &Snapshot, proxy: &Proxy) -> Option<Arc<Wor
     snapshot.workload(&proxy.namespace, &proxy.name).or_else(|| snapshot.workload_by_ip(proxy.ip)).cloned()
 }
 
+/// Where a proxy is: where its workload is, else where it says to be itself.
+pub(crate) fn locality(snapshot: &Snapshot, proxy: &Proxy, own: Option<&Workload>) -> String {
+    let known = own.map(|own| snapshot.locality(own)).filter(|place| !place.is_empty());
+    known.unwrap_or_else(|| proxy.locality.clone())
+}
+
+/// The service that stands for a workload among its replicas: the first that leads to it, and the first of its ports.
+pub(crate) fn own_service<'a>(snapshot: &'a Snapshot, own: &Workload) -> Option<(&'a Arc<Service>, u16)> {
+    let mut services = snapshot.services().filter(|service| service.selects(own));
+    services.find_map(|service| {
+        let port = service.ports.iter().find(|port| own.target_port(port).is_some())?;
+        Some((service, port.port))
+    })
+}
+
 /// Where an application listens.
 pub(crate) enum Application {
     /// At an address.

@@ -33,6 +33,8 @@ impl Touched<'_> {
     pub fn has(&self, cluster: &str) -> bool {
         match self {
             Self::Nothing => false,
+            // Few ask for their replicas; whether these are among the endpoints is seen when they are looked for.
+            Self::Hosts(_) if cluster == names::LOCAL_CLUSTER => true,
             Self::Hosts(hosts) => names::parse_outbound(cluster).is_some_and(|(_, _, host)| hosts.contains(host)),
             Self::Everything => true,
         }

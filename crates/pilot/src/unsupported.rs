@@ -162,8 +162,6 @@ fn traffic_policy(policy: &TrafficPolicy, at: &str, whom: For, list: &mut List<'
         let outlier = port.map_or(policy.outlier_detection.as_ref(), |p| p.outlier_detection.as_ref());
         if let Some(balancer) = balancer {
             let field = |name: &str| format!("{place}/loadBalancer/{name}");
-            let reason = "zone-aware balancing is not built; use localityLbSetting";
-            list.when(balancer.zone_aware_lb_setting.is_some(), || field("zoneAwareLbSetting"), reason);
             let reason = "Istio does not translate this either; use simple or consistentHash";
             list.when(balancer.backend_utilization.is_some(), || field("backendUtilization"), reason);
         }

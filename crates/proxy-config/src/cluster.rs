@@ -13,7 +13,7 @@ use envoy_api::envoy::extensions::upstreams::http::v3::{HttpProtocolOptions, htt
 use envoy_api::google::protobuf::{Struct, value};
 use upstream::{
     Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Http2Keepalive, Keepalive, Outlier, Protocol,
-    ProxyVersion, RetryBudget, Service, SlowStart, Thresholds, TransportMatch,
+    ProxyVersion, RetryBudget, Service, SlowStart, Thresholds, TransportMatch, ZoneAware,
 };
 
 use crate::common::{duration, host_address, kind, limit, plain_socket, port, unpack};
@@ -50,13 +50,15 @@ fn compile(proto: &proto::Cluster, context: &Context) -> Result<ClusterConfig> {
         .collect::<Result<_>>()
         .under("transport_socket_matches")?;
     let common = proto.common_lb_config.as_ref();
+    let (locality_weighted, zone_aware) = places(common).under("common_lb_config")?;
     let panic = common.and_then(|c| c.healthy_panic_threshold.as_ref()).map_or(50.0, |p| p.value);
     Ok(ClusterConfig {
         name: proto.name.as_str().into(),
         discovery: discovery(proto)?,
         balance: balance(proto)?,
         slow_start: slow_start(proto),
-        locality_weighted: locality_weighted(proto)?,
+        locality_weighted,
+        zone_aware,
         connect_timeout: duration(proto.connect_timeout.as_ref()).unwrap_or(CONNECT_TIMEOUT),
         thresholds: thresholds(proto).under("circuit_breakers")?,
         outlier: proto.outlier_detection.as_ref().map(outlier).transpose().under("outlier_detection")?,
@@ -329,12 +331,19 @@ fn slow_start(proto: &proto::Cluster) -> Option<SlowStart> {
     })
 }
 
-fn locality_weighted(proto: &proto::Cluster) -> Result<bool> {
+/// Whether places have weights of their own, and how zones count; without a word zones count by Envoy's defaults.
+fn places(common: Option<&proto::cluster::CommonLbConfig>) -> Result<(bool, Option<ZoneAware>)> {
     use proto::cluster::common_lb_config::LocalityConfigSpecifier as L;
-    match proto.common_lb_config.as_ref().and_then(|c| c.locality_config_specifier.as_ref()) {
-        Some(L::LocalityWeightedLbConfig(_)) => Ok(true),
-        Some(L::ZoneAwareLbConfig(_)) => Err(Refusal::unsupported("zone_aware_lb_config")),
-        None => Ok(false),
+    let default = ZoneAware::default();
+    match common.and_then(|c| c.locality_config_specifier.as_ref()) {
+        Some(L::LocalityWeightedLbConfig(_)) => Ok((true, None)),
+        Some(L::ZoneAwareLbConfig(c)) => {
+            refuse_set!(c; fail_traffic_on_panic).under("zone_aware_lb_config")?;
+            let percent = c.routing_enabled.as_ref().map_or(f64::from(default.percent), |p| p.value.round());
+            let least_hosts = c.min_cluster_size.map_or(default.least_hosts, |v| v.value);
+            Ok((false, Some(ZoneAware { percent: percent.clamp(0.0, 100.0) as u32, least_hosts })))
+        }
+        None => Ok((false, Some(default))),
     }
 }
 

@@ -21,7 +21,7 @@ use proxy_config::{
 };
 use telemetry::{Stat, StatKind, Telemetry};
 use tokio::sync::{Notify, mpsc};
-use upstream::Registry;
+use upstream::{LocalCluster, Registry};
 
 use crate::life::{Life, Phase, Scope};
 use crate::listeners::Listeners;
@@ -134,6 +134,14 @@ impl Proxy {
     /// The metrics.
     pub fn telemetry(&self) -> &Arc<Telemetry> {
         &self.shared.context.telemetry
+    }
+
+    /// Names the cluster of the workload's own replicas, whose endpoints are then wanted, for zone aware balancing; once,
+    /// before anything else is put in force. `ip` is the workload's, `locality` where it is as `region/zone/subzone`, for
+    /// want of an endpoint with its address.
+    pub fn set_local_cluster(&self, name: &str, ip: IpAddr, locality: Option<&str>) {
+        let locality = locality.map(|place| place.trim_end_matches('/').into());
+        self.clusters().set_local(LocalCluster { name: name.into(), ip, locality });
     }
 
     /// Certificates and roots.

@@ -6,6 +6,7 @@ mod places;
 #[cfg(test)]
 mod tests;
 mod warm;
+mod zones;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,6 +16,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::cluster::PickContext;
 use crate::config::{Balance, ClusterConfig};
 use crate::host::{self, Host};
+
+use zones::Zones;
+pub(crate) use zones::{Around, Replicas};
 
 /// Slots of a weighted round robin at the most, when there are not more hosts than that.
 const MAX_SCHEDULE: u64 = 4096;
@@ -35,6 +39,8 @@ pub(crate) struct HostSet {
 struct Level {
     groups: Vec<(u64, Group)>,
     total: u64,
+    /// The same hosts by zone, where requests prefer their own.
+    zones: Option<Zones>,
 }
 
 /// Hosts among which one is picked.
@@ -48,7 +54,8 @@ struct Group {
 }
 
 impl HostSet {
-    pub(crate) fn new(all: Vec<Arc<Host>>, config: &ClusterConfig) -> Self {
+    /// `around`: what zones are judged by, where the proxy knows its own replicas.
+    pub(crate) fn new(all: Vec<Arc<Host>>, config: &ClusterConfig, around: Option<Around<'_>>) -> Self {
         let mut priorities: Vec<u32> = all.iter().map(|h| h.config.priority).collect();
         priorities.sort_unstable();
         priorities.dedup();
@@ -64,7 +71,16 @@ impl HostSet {
             })
             .collect();
         let (loads, panic) = levels::spread(&healths, config.panic_percent);
-        let levels = members.into_iter().zip(panic).map(|(hosts, panic)| Level::new(hosts, panic, config));
+        // Zones count among hosts of the first priority, while those that are well are used alone.
+        let zones = |priority: u32, hosts: &[Arc<Host>], panic: bool| {
+            let around = around.filter(|_| priority == 0)?;
+            let zones = Zones::new(hosts, around, &|host| warm::weight(host, config.slow_start.as_ref()), config);
+            zones.filter(|_| !panic)
+        };
+        let levels = members.into_iter().zip(panic).zip(priorities).map(|((hosts, panic), priority)| {
+            let zones = zones(priority, &hosts, panic);
+            Level { zones, ..Level::new(hosts, panic, config) }
+        });
         let back = all.iter().filter_map(|h| h.ejected_until()).min().unwrap_or(u64::MAX);
         let stale_at = back.min(warm::next(&all, config.slow_start.as_ref()));
         Self { levels: levels.collect(), loads, stale_at, all }
@@ -124,13 +140,13 @@ impl Level {
         if !config.locality_weighted {
             let hosts = usable(&hosts);
             let weights = hosts.iter().map(|h| warm::weight(h, config.slow_start.as_ref())).collect();
-            return Self { groups: vec![(1, Group::new(hosts, weights, config.balance))], total: 1 };
+            return Self { groups: vec![(1, Group::new(hosts, weights, config.balance))], total: 1, zones: None };
         }
         let places = places::split(&hosts);
         if hashes {
             // One ring for all places, where each host has its part of its place's share.
             let (hosts, weights) = places::scaled(&places, panic);
-            return Self { groups: vec![(1, Group::new(hosts, weights, config.balance))], total: 1 };
+            return Self { groups: vec![(1, Group::new(hosts, weights, config.balance))], total: 1, zones: None };
         }
         let groups: Vec<(u64, Group)> = places
             .iter()
@@ -141,10 +157,13 @@ impl Level {
             })
             .filter(|(share, group)| *share > 0 && !group.hosts.is_empty())
             .collect();
-        Self { total: groups.iter().map(|(share, _)| share).sum(), groups }
+        Self { total: groups.iter().map(|(share, _)| share).sum(), groups, zones: None }
     }
 
     fn group(&self, hash: Option<u64>) -> Option<&Group> {
+        if let Some(zone) = self.zones.as_ref().and_then(Zones::draw).filter(|zone| !zone.hosts.is_empty()) {
+            return Some(zone);
+        }
         if let [(_, only)] = self.groups.as_slice() {
             return Some(only);
         }

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use telemetry::ResponseFlags;
 
 use crate::address::Address;
-use crate::balance::HostSet;
+use crate::balance::{Around, HostSet, Replicas};
 use crate::config::{Balance, ClusterConfig, Discovery, HostConfig, Outlier, Security};
 use crate::host::{self, Host, Outcome};
 use crate::names::{Names, Target};
@@ -59,6 +59,9 @@ impl Drop for Permit {
     }
 }
 
+/// Where the replicas of the workload beside this proxy are; nothing when it does not know them. All clusters share it.
+pub(crate) type Beside = Arc<ArcSwapOption<Replicas>>;
+
 /// A cluster at run time.
 #[derive(Debug)]
 pub struct Cluster {
@@ -69,6 +72,7 @@ pub struct Cluster {
     /// Its counters; they outlive a new configuration.
     pub stats: Arc<ClusterStats>,
     hosts: ArcSwap<HostSet>,
+    beside: Beside,
     /// What callers named; it outlives a new configuration.
     pub(crate) names: Arc<Names>,
     /// Requests of late, where the retry budget looks at them.
@@ -87,14 +91,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(config: ClusterConfig, former: Option<&Self>) -> Arc<Self> {
+    pub(crate) fn new(config: ClusterConfig, former: Option<&Self>, beside: Beside) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let hosts = former.map(|f| f.hosts.load().all.clone()).unwrap_or_default();
-        let set = HostSet::new(hosts, &config);
+        let stats: Arc<ClusterStats> = former.map(|f| f.stats.clone()).unwrap_or_default();
+        let set = host_set(hosts, &config, &beside, &stats);
         let cluster = Self {
             id: NEXT.fetch_add(1, Relaxed),
-            stats: former.map(|f| f.stats.clone()).unwrap_or_default(),
+            stats,
             hosts: ArcSwap::from_pointee(set),
+            beside,
             names: former.map(|f| f.names.clone()).unwrap_or_default(),
             recent: config.thresholds.retry_budget.and_then(|budget| budget.interval).map(Recent::new),
             writing: Mutex::default(),
@@ -149,7 +155,20 @@ impl Cluster {
     }
 
     fn store(&self, hosts: Vec<Arc<Host>>) {
-        self.hosts.store(Arc::new(HostSet::new(hosts, &self.config)));
+        self.hosts.store(Arc::new(host_set(hosts, &self.config, &self.beside, &self.stats)));
+    }
+
+    /// Whether the proxy knows its own replicas.
+    pub(crate) fn knows_replicas(&self) -> bool {
+        self.beside.load().is_some()
+    }
+
+    /// Sorts the hosts anew by zone: the replicas are elsewhere.
+    pub(crate) fn follow_replicas(&self) {
+        if self.config.zone_aware.is_some() {
+            let _writing = self.writing.lock();
+            self.store(self.hosts.load().all.clone());
+        }
     }
 
     /// All hosts.
@@ -330,6 +349,12 @@ impl Cluster {
             self.hosts.load().all.iter().for_each(|h| h.fade());
         }
     }
+}
+
+fn host_set(all: Vec<Arc<Host>>, config: &ClusterConfig, beside: &Beside, stats: &Arc<ClusterStats>) -> HostSet {
+    let replicas = beside.load();
+    let around = replicas.as_deref().map(|replicas| Around { replicas, stats });
+    HostSet::new(all, config, around)
 }
 
 #[cfg(test)]

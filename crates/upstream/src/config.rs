@@ -22,6 +22,8 @@ pub struct ClusterConfig {
     pub slow_start: Option<SlowStart>,
     /// Places share the traffic of a priority by their own weights.
     pub locality_weighted: bool,
+    /// Requests prefer their own zone, where the proxy knows its own replicas.
+    pub zone_aware: Option<ZoneAware>,
     /// Circuit breakers.
     pub thresholds: Thresholds,
     /// When a host is put aside.
@@ -67,6 +69,7 @@ impl ClusterConfig {
             balance: Balance::RoundRobin,
             slow_start: None,
             locality_weighted: false,
+            zone_aware: Some(ZoneAware::default()),
             connect_timeout: Duration::from_secs(5),
             thresholds: Thresholds::default(),
             outlier: None,
@@ -214,6 +217,22 @@ pub struct SlowStart {
     pub aggression: f64,
     /// The least part of a share, from 0 to 1.
     pub least: f64,
+}
+
+/// How requests prefer their own zone (Envoy's `ZoneAwareLbConfig`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZoneAware {
+    /// Of a hundred requests so many do.
+    pub percent: u32,
+    /// With fewer hosts that are well than this, none does.
+    pub least_hosts: u64,
+}
+
+impl Default for ZoneAware {
+    /// Envoy's defaults.
+    fn default() -> Self {
+        Self { percent: 100, least_hosts: 6 }
+    }
 }
 
 /// Versions of the PROXY protocol.

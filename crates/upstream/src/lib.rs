@@ -28,7 +28,7 @@ pub use body::{Body, BodyError, Recording, UpstreamBody};
 pub use cluster::{Cluster, Permit, PickContext, PickError};
 pub use config::{
     Balance, ClusterConfig, Discovery, DnsTarget, HostConfig, Http2Keepalive, Keepalive, NameLimits, Outlier, Protocol,
-    ProxyVersion, RetryBudget, Security, Service, SlowStart, Thresholds, Tls, TransportMatch,
+    ProxyVersion, RetryBudget, Security, Service, SlowStart, Thresholds, Tls, TransportMatch, ZoneAware,
 };
 pub use connect::{Alpn, Connected, Transport, connect};
 pub use copies::CopyOut;
@@ -38,5 +38,5 @@ pub use messages::Messages;
 pub use names::{NameError, Target};
 pub use pool::{Answer, HttpPools, Lease, SendOptions, Version};
 pub use proxied::Proxied;
-pub use registry::{ClusterSlot, Registry, Source};
+pub use registry::{ClusterSlot, LocalCluster, Registry, Source};
 pub use stats::ClusterStats;

@@ -1,8 +1,9 @@
 //! All clusters by name.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -10,7 +11,8 @@ use parking_lot::{Mutex, RwLock};
 use telemetry::Stat;
 use tokio::sync::watch;
 
-use crate::cluster::Cluster;
+use crate::balance::Replicas;
+use crate::cluster::{Beside, Cluster};
 use crate::config::{ClusterConfig, Discovery, HostConfig, NameLimits};
 use crate::names::{NameError, Target};
 use crate::resolver::Resolver;
@@ -35,17 +37,32 @@ impl Source for () {
     }
 }
 
+/// The cluster whose hosts are the replicas of the workload beside this proxy (Envoy's `local_cluster_name`): who calls
+/// decides, beside who is called, how many requests stay in a zone.
+#[derive(Clone, Debug)]
+pub struct LocalCluster {
+    /// The cluster, and the assignment that it asks for.
+    pub name: Arc<str>,
+    /// The workload's own address: where that is, this proxy is.
+    pub ip: IpAddr,
+    /// Where this proxy is when no host has its address, as `region/zone/subzone`.
+    pub locality: Option<Arc<str>>,
+}
+
 /// Shared by a registry and its slots.
 #[derive(Debug)]
 struct Sleepers {
     source: Arc<dyn Source>,
     /// Held by whoever puts a cluster in force or wakes one, so that none misses what came meanwhile.
     one: Mutex<()>,
+    local: OnceLock<LocalCluster>,
+    /// Where the hosts of the local cluster are.
+    beside: Beside,
 }
 
 impl Sleepers {
     fn make(&self, config: ClusterConfig, former: Option<&Cluster>) -> Arc<Cluster> {
-        let cluster = Cluster::new(config, former);
+        let cluster = Cluster::new(config, former, self.beside.clone());
         if let Some(hosts) = assignment(&cluster).and_then(|name| self.source.endpoints(name)) {
             cluster.set_hosts(hosts);
         }
@@ -109,7 +126,8 @@ impl Default for Registry {
 impl Registry {
     /// An empty one, which asks this source for endpoints, and for clusters that were called for the first time.
     pub fn new(source: Arc<dyn Source>) -> Self {
-        let sleepers = Arc::new(Sleepers { source, one: Mutex::default() });
+        let (local, beside) = (OnceLock::new(), Beside::default());
+        let sleepers = Arc::new(Sleepers { source, one: Mutex::default(), local, beside });
         Self { slots: RwLock::default(), assignments: RwLock::default(), sleepers, changed: watch::Sender::default() }
     }
 
@@ -131,6 +149,14 @@ impl Registry {
         let slot = self.slot(&config.name);
         let _one = self.sleepers.one.lock();
         self.put(&slot, config);
+    }
+
+    /// Puts the cluster of the workload's own replicas in force, for the whole life of the process; once.
+    pub fn set_local(&self, local: LocalCluster) {
+        let config = ClusterConfig::new(&local.name, Discovery::Eds(local.name.clone()));
+        if self.sleepers.local.set(local).is_ok() {
+            self.apply(config);
+        }
     }
 
     /// Puts a cluster that the source has in force; one that nobody has called sleeps until somebody does.
@@ -195,8 +221,20 @@ impl Registry {
                 told = true;
             }
         }
+        self.follow_replicas(assignment);
         if told {
             self.changed.send_replace(());
+        }
+    }
+
+    /// When the hosts of the local cluster have changed, those of all others are sorted anew.
+    fn follow_replicas(&self, assignment: &str) {
+        let Some(local) = self.sleepers.local.get().filter(|local| &*local.name == assignment) else { return };
+        let Some(own) = self.slots.read().get(&local.name).and_then(|slot| slot.current.load_full()) else { return };
+        let now = Replicas::new(&own.hosts(), Some(local.ip), local.locality.clone());
+        if self.sleepers.beside.load().as_deref() != Some(&now) {
+            self.sleepers.beside.store(Some(Arc::new(now)));
+            self.clusters().iter().for_each(|cluster| cluster.follow_replicas());
         }
     }
 

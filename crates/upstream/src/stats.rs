@@ -33,6 +33,14 @@ pub struct ClusterStats {
     pub rq_3xx: AtomicU64,
     pub rq_4xx: AtomicU64,
     pub rq_5xx: AtomicU64,
+    /// Zone aware routing: Envoy's `cluster.NAME.lb_*`.
+    pub lb_recalculate_zone_structures: AtomicU64,
+    pub lb_zone_cluster_too_small: AtomicU64,
+    pub lb_local_cluster_not_ok: AtomicU64,
+    pub lb_zone_routing_all_directly: AtomicU64,
+    pub lb_zone_routing_sampled: AtomicU64,
+    pub lb_zone_routing_cross_zone: AtomicU64,
+    pub lb_zone_no_capacity_left: AtomicU64,
     /// Ejections by outlier detection.
     pub ejections_total: AtomicU64,
     /// Ejections that `max_ejection_percent` prevented.
@@ -78,6 +86,17 @@ pub(crate) fn report(cluster: &Cluster, emit: &mut dyn FnMut(Stat<'_>)) {
         ("outlier_detection.ejections_enforced_total", &s.ejections_total),
         ("outlier_detection.ejections_overflow", &s.ejections_overflow),
     ];
+    // Without replicas nothing of this is ever counted.
+    let zones = [
+        ("lb_recalculate_zone_structures", &s.lb_recalculate_zone_structures),
+        ("lb_zone_cluster_too_small", &s.lb_zone_cluster_too_small),
+        ("lb_local_cluster_not_ok", &s.lb_local_cluster_not_ok),
+        ("lb_zone_routing_all_directly", &s.lb_zone_routing_all_directly),
+        ("lb_zone_routing_sampled", &s.lb_zone_routing_sampled),
+        ("lb_zone_routing_cross_zone", &s.lb_zone_routing_cross_zone),
+        ("lb_zone_no_capacity_left", &s.lb_zone_no_capacity_left),
+    ];
+    let zones = zones.into_iter().filter(|_| cluster.knows_replicas());
     let hosts = cluster.hosts();
     let many = |wanted: &dyn Fn(&crate::Host) -> bool| hosts.iter().filter(|h| wanted(h)).count() as u64;
     let limits = &cluster.config.thresholds;
@@ -98,6 +117,6 @@ pub(crate) fn report(cluster: &Cluster, emit: &mut dyn FnMut(Stat<'_>)) {
     let mut tell = |leaf, value: u64, kind| {
         emit(Stat { scope: "cluster", entity, leaf, kind, value: i64::try_from(value).unwrap_or(i64::MAX) });
     };
-    counters.into_iter().for_each(|(leaf, counter)| tell(leaf, counter.load(Relaxed), StatKind::Counter));
+    counters.into_iter().chain(zones).for_each(|(leaf, counter)| tell(leaf, counter.load(Relaxed), StatKind::Counter));
     gauges.into_iter().for_each(|(leaf, value)| tell(leaf, value, StatKind::Gauge));
 }

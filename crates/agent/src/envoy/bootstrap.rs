@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::Sockets;
 use crate::options::AgentOptions;
+use crate::{LOCAL_CLUSTER, sidecar};
 
 /// The bootstrap configuration.
 pub(super) fn json(options: &AgentOptions, sockets: &Sockets) -> Value {
     let ads = json!({"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"});
-    json!({
+    let mut out = json!({
         "node": {
             "id": options.node_id(),
             "cluster": options.service_cluster(),
@@ -40,7 +41,17 @@ pub(super) fn json(options: &AgentOptions, sockets: &Sockets) -> Value {
                 page("agent", 15021, "/healthz/ready", "agent")
             ]
         }
-    })
+    });
+    if let Some([region, zone, sub_zone]) = options.locality() {
+        out["node"]["locality"] = json!({"region": region, "zone": zone, "sub_zone": sub_zone});
+    }
+    if options.self_discovery() {
+        if let Some(Value::Array(clusters)) = out.pointer_mut("/static_resources/clusters") {
+            clusters.push(sidecar::local_cluster());
+        }
+        out["cluster_manager"] = json!({"local_cluster_name": LOCAL_CLUSTER});
+    }
+    out
 }
 
 fn address(ip: &str, port: u16) -> Value {
@@ -128,5 +139,22 @@ mod tests {
             assert!(known.contains(&named), "{named}");
         }
         assert!(text.to_string().contains("/etc/istio/proxy/XDS"));
+        assert!(!text.to_string().contains(LOCAL_CLUSTER));
+    }
+
+    #[test]
+    fn envoy_knows_its_replicas_and_where_it_is_when_it_is_told_to() {
+        let mut options = AgentOptions::sample();
+        options.node_metadata.insert("ENABLE_SELF_DISCOVERY".to_owned(), "true".to_owned());
+        options.labels.insert("topology.istio.io/locality".to_owned(), "r1.z1.s1".to_owned());
+        let text = json(&options, &Sockets::of(Path::new("/etc/istio/proxy")));
+        let bootstrap: Bootstrap = envoy_api::message_from_json(text).expect("a bootstrap");
+        let at = bootstrap.node.and_then(|node| node.locality).expect("a place");
+        assert_eq!((at.region.as_str(), at.zone.as_str(), at.sub_zone.as_str()), ("r1", "z1", "s1"));
+        assert_eq!(bootstrap.cluster_manager.expect("a manager").local_cluster_name, "local_cluster");
+        let known = bootstrap.static_resources.expect("static resources").clusters;
+        let own = known.iter().find(|c| c.name == "local_cluster").expect("the cluster");
+        let eds = own.eds_cluster_config.as_ref().expect("its endpoints are asked for");
+        assert_eq!(eds.service_name, "local_cluster");
     }
 }

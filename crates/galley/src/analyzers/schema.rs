@@ -48,6 +48,13 @@ pub(super) fn warnings(world: &World<'_>) -> Vec<Message> {
             found.push(policy.message(codes::SCHEMA_WARNING, "/spec/rules", text));
         }
     }
+    for rule in world.networking("DestinationRule") {
+        for pointer in failover_for_nothing(rule.value()) {
+            let text =
+                "without outlierDetection nothing tells when endpoints fail, and traffic does not go elsewhere; add it";
+            found.push(rule.message(codes::SCHEMA_WARNING, &pointer, text));
+        }
+    }
     for request in world.kind("security.istio.io", "RequestAuthentication") {
         for (i, rule) in request.list("/spec/jwtRules").iter().enumerate() {
             let keys: Value = serde_json::from_str(text(rule, "/jwks")).unwrap_or_default();
@@ -57,6 +64,33 @@ pub(super) fn warnings(world: &World<'_>) -> Vec<Message> {
                 let text = "the key set holds secret or private keys; whoever reads this object can make tokens. Put \
                             public keys here only";
                 found.push(request.message(codes::SCHEMA_WARNING, &pointer, text));
+            }
+        }
+    }
+    found
+}
+
+/// Places of `failover` and `failoverPriority` without outlier detection beside them or in what they are part of.
+fn failover_for_nothing(rule: &Value) -> Vec<String> {
+    let mut policies = vec![("/spec/trafficPolicy".to_owned(), false)];
+    let detects = |at: &str| rule.pointer(&format!("{at}/outlierDetection")).is_some();
+    let inherited = detects("/spec/trafficPolicy");
+    policies.extend(
+        (0..list(rule, "/spec/subsets").len()).map(|i| (format!("/spec/subsets/{i}/trafficPolicy"), inherited)),
+    );
+    let mut found = Vec::new();
+    for (at, inherited) in policies {
+        let ports = 0..list(rule, &format!("{at}/portLevelSettings")).len();
+        // What is set for a port takes nothing from what is around it.
+        let ports = ports.map(|i| (format!("{at}/portLevelSettings/{i}"), false));
+        for (at, inherited) in std::iter::once((at.clone(), inherited)).chain(ports) {
+            for setting in ["localityLbSetting", "zoneAwareLbSetting"] {
+                for field in ["failover", "failoverPriority"] {
+                    let pointer = format!("{at}/loadBalancer/{setting}/{field}");
+                    if !inherited && !detects(&at) && !list(rule, &pointer).is_empty() {
+                        found.push(pointer);
+                    }
+                }
             }
         }
     }

@@ -3,8 +3,8 @@
 use super::FieldError;
 use super::field::{Found, is_label};
 use crate::networking::{
-    ClientTlsSettings, ConnectionPool, ConsistentHash, DestinationRule, LoadBalancerSettings, LocalityLbSetting,
-    OutlierDetection, TrafficPolicy, TunnelSettings,
+    ClientTlsSettings, ConnectionPool, ConsistentHash, DestinationRule, LoadBalancerSettings, LocalityFailover,
+    LocalityLbSetting, OutlierDetection, TrafficPolicy, TunnelSettings, ZoneAwareLbSetting,
 };
 
 /// Envoy's largest Maglev table.
@@ -108,7 +108,10 @@ fn load_balancer(of: &LoadBalancerSettings, at: &str, found: &mut Found<'_>) {
     let both = of.simple.is_some() && of.consistent_hash.is_some();
     found.when(both, &format!("{at}/consistentHash"), "a loadBalancer has simple or consistentHash, not both");
     of.consistent_hash.iter().for_each(|of| hash(of, &format!("{at}/consistentHash"), found));
-    of.locality_lb_setting.iter().for_each(|of| locality(of, &format!("{at}/localityLbSetting"), found));
+    let both = of.locality_lb_setting.is_some() && of.zone_aware_lb_setting.is_some();
+    let message = "a loadBalancer has localityLbSetting or zoneAwareLbSetting, not both";
+    found.when(both, &format!("{at}/zoneAwareLbSetting"), message);
+    places(of.locality_lb_setting.as_ref(), of.zone_aware_lb_setting.as_ref(), at, found);
     found.duration(of.warmup_duration_secs, &format!("{at}/warmupDurationSecs"));
     let warm = of.warmup.is_some() || of.warmup_duration_secs.is_some();
     let gradual =
@@ -149,6 +152,26 @@ fn hash(of: &ConsistentHash, at: &str, found: &mut Found<'_>) {
     }
 }
 
+/// What traffic prefers, of a rule or of the whole mesh; that both are given is a mistake in a rule alone.
+pub(super) fn places(
+    locality: Option<&LocalityLbSetting>,
+    zones: Option<&ZoneAwareLbSetting>,
+    at: &str,
+    found: &mut Found<'_>,
+) {
+    locality.iter().for_each(|of| self::locality(of, &format!("{at}/localityLbSetting"), found));
+    zones.iter().for_each(|of| zone_aware(of, &format!("{at}/zoneAwareLbSetting"), found));
+}
+
+fn zone_aware(of: &ZoneAwareLbSetting, at: &str, found: &mut Found<'_>) {
+    let of_places = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+    for (i, label) in of.failover_priority.iter().enumerate() {
+        let message = "regions and zones are ranked without a label; use failover to order regions";
+        found.when(of_places.contains(&label.as_str()), &format!("{at}/failoverPriority/{i}"), message);
+    }
+    failover(&of.failover, at, found);
+}
+
 fn locality(of: &LocalityLbSetting, at: &str, found: &mut Found<'_>) {
     let message = "distribute excludes failover and failoverPriority";
     let fails_over = !of.failover.is_empty() || !of.failover_priority.is_empty();
@@ -165,7 +188,11 @@ fn locality(of: &LocalityLbSetting, at: &str, found: &mut Found<'_>) {
             found.no(format!("{at}/to/{}", to.0), "a weight of 0 says nothing; leave the locality out");
         }
     }
-    for (i, rule) in of.failover.iter().enumerate() {
+    failover(&of.failover, at, found);
+}
+
+fn failover(of: &[LocalityFailover], at: &str, found: &mut Found<'_>) {
+    for (i, rule) in of.iter().enumerate() {
         let at = format!("{at}/failover/{i}");
         found.when(rule.from == rule.to, &at, "from and to are the same region");
         for (field, region) in [("from", &rule.from), ("to", &rule.to)] {

@@ -1,6 +1,7 @@
 //! MeshConfig and the settings of proxies.
 
-use super::{FieldError, providers};
+use super::field::Found;
+use super::{FieldError, destination_rule, providers};
 use crate::extensions::{ProxyConfig, ProxyImage};
 use crate::mesh::{MeshConfig, ProxySettings};
 
@@ -54,6 +55,16 @@ pub(super) fn mesh_config(spec: &MeshConfig, found: &mut Vec<FieldError>) {
     }
     if spec.connect_timeout.is_some_and(|t| t.is_zero()) {
         no("connectTimeout: it must be at least 1ms".to_owned());
+    }
+    let mut places = Vec::new();
+    destination_rule::places(
+        spec.locality_lb_setting.as_ref(),
+        spec.zone_aware_lb_setting.as_ref(),
+        "",
+        &mut Found(&mut places),
+    );
+    for FieldError { pointer, message } in places {
+        no(format!("{}: {message}", pointer.trim_start_matches('/').replace('/', ".")));
     }
     if let Some(message) = spec.default_config.as_ref().and_then(proxy_settings) {
         no(format!("defaultConfig.{message}"));

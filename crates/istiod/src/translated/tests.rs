@@ -21,8 +21,12 @@ fn meta(name: &str, labels: Value) -> Value {
 }
 
 fn pod(app: &str, index: u64, version: &str, account: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": meta(&format!("{app}-{index}"), json!({"app": app, "version": version})),
+    let mut metadata = meta(
+        &format!("{app}-{index}"),
+        json!({"app": app, "version": version, "istio-locality": format!("r.{version}")}),
+    );
+    metadata["ownerReferences"] = json!([{"kind": "ReplicaSet", "name": format!("{app}-a")}]);
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata,
         "spec": {"serviceAccountName": account, "nodeName": "n", "containers": [{"name": "istio-proxy"}]},
         "status": {"podIP": format!("10.0.{}.{index}", app.len()), "conditions": [{"type": "Ready", "status": "True"}]}})
 }
@@ -92,10 +96,13 @@ fn proxies() -> [Proxy; 4] {
     ]
 }
 
-/// What a sidecar asks for: endpoints of all its clusters, and of one that does not exist.
+/// What a sidecar asks for: endpoints of all its clusters, of its replicas, and of one that does not exist.
 fn wanted(snapshot: &Snapshot, proxy: &Proxy, part: Part) -> Wanted {
     let mut names: Vec<String> = match part {
-        Part::Endpoints => pilot::clusters(snapshot, proxy).into_iter().map(|r| r.name).collect(),
+        Part::Endpoints => {
+            let all = pilot::clusters(snapshot, proxy).into_iter().map(|r| r.name);
+            all.chain(["local_cluster".to_owned()]).collect()
+        }
         Part::Routes => vec!["80".to_owned(), "cart.shop.svc.cluster.local:80".to_owned()],
         _ => return Wanted::All,
     };
@@ -152,10 +159,11 @@ fn edit(world: &mut World, any: &mut impl FnMut(u64) -> u64) {
                 json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": labels}}),
             );
         }
-        _ => drop(world.insert(
-            format!("service {app}"),
-            service(app, "http", &json!({"clusterIP": format!("10.96.1.{}", 1 + any(9))})),
-        )),
+        _ => {
+            let near = ["", "PreferClose", "PreferSameNode"][usize::try_from(any(3)).unwrap()];
+            let more = json!({"clusterIP": format!("10.96.1.{}", 1 + any(9)), "trafficDistribution": near});
+            drop(world.insert(format!("service {app}"), service(app, "http", &more)));
+        }
     }
 }
 

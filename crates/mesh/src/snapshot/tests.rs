@@ -276,3 +276,32 @@ spec: {ports: [{port: 80}]}
     let all = mesh(&text.replace("discoverySelectors: [{matchLabels: {mesh: \\\"on\\\"}}]", "{}"));
     assert_eq!(all.services().count(), 2, "without selectors all are");
 }
+
+#[test]
+fn services_say_which_endpoints_come_first() {
+    use crate::Distribution::{self, SameNode, SameZone};
+    let said = |namespace: &str, annotation: &str, spec: &str| -> (Option<Distribution>, bool) {
+        let mesh = mesh(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: pay, namespace: prod, annotations: {{{annotation}}}}}\n\
+             spec: {{{spec}}}\n---\n\
+             apiVersion: v1\nkind: Namespace\nmetadata: {{name: prod, annotations: {{{namespace}}}}}\n"
+        ));
+        (mesh.service("pay.prod.svc.cluster.local").unwrap().distribution, mesh.tells_nodes_apart())
+    };
+    let word = |word: &str| format!("networking.istio.io/traffic-distribution: {word}");
+    assert_eq!(said("", "", ""), (None, false));
+    assert_eq!(said("", "", "trafficDistribution: PreferClose"), (Some(SameZone), false));
+    assert_eq!(said("", "", "trafficDistribution: PreferSameZone"), (Some(SameZone), false));
+    assert_eq!(said("", "", "trafficDistribution: PreferSameNode"), (Some(SameNode), true));
+    assert_eq!(said("", &word("prefersamezone"), "trafficDistribution: PreferSameNode").0, Some(SameNode));
+    assert_eq!(said("", &word("PreferClose"), "trafficDistribution: Other").0, Some(SameZone));
+    assert_eq!(said(&word("PreferSameNode"), "", "").0, Some(SameNode));
+    assert_eq!(said(&word("PreferSameNode"), &word("PreferClose"), "").0, Some(SameZone));
+    assert_eq!(said(&word("PreferSameNode"), &word("any"), "").0, None, "its own word counts, whatever it is");
+    let entry = mesh(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a, namespace: prod, annotations: {{{}}}}}\n\
+         spec: {{hosts: [a.example], resolution: STATIC, ports: [{{number: 80, name: http, protocol: HTTP}}]}}\n",
+        word("PreferClose")
+    ));
+    assert_eq!(entry.service("a.example").unwrap().distribution, Some(SameZone));
+}

@@ -4,6 +4,7 @@ use istio_api::networking::{LoadBalancerSettings, OutlierDetection, TrafficPolic
 use serde_json::{Value, json};
 
 use crate::duration;
+use crate::locality::Preference;
 
 /// The load balancer.
 pub(super) fn balance(settings: Option<&LoadBalancerSettings>, original_destination: bool, out: &mut Value) {
@@ -78,16 +79,15 @@ pub(super) fn hash(settings: &LoadBalancerSettings) -> Option<Value> {
     by.http_query_parameter_name.as_ref().map(|name| json!({"queryParameter": {"name": name}}))
 }
 
-/// Panic routing is off unless asked for; places share by weight where the rule speaks of places.
-pub(super) fn common_lb(traffic: &TrafficPolicy) -> Value {
+/// Panic routing is off unless asked for; places and zones count where somebody says so.
+pub(super) fn common_lb(traffic: &TrafficPolicy, preference: &Preference<'_>) -> Value {
     let percent = |o: &OutlierDetection| o.min_health_percent.filter(|percent| *percent > 0);
     let mut out = match traffic.outlier_detection.as_ref().and_then(percent) {
         Some(percent) => json!({"healthyPanicThreshold": {"value": percent}}),
         None => json!({"healthyPanicThreshold": {}}),
     };
-    let setting = traffic.load_balancer.as_ref().and_then(|lb| lb.locality_lb_setting.as_ref());
-    if setting.is_some_and(|setting| setting.enabled != Some(false)) {
-        out["localityWeightedLbConfig"] = json!({});
+    if let Some((field, value)) = preference.field() {
+        out[field] = value;
     }
     out
 }

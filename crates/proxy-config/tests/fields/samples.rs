@@ -287,6 +287,7 @@ fn clusters() -> Vec<Value> {
             "transport_socket_matches": [{"name": "m", "match": {"tlsMode": "istio"}, "transport_socket": tls(contexts().remove(0))}],
             "metadata": {"filter_metadata": {"istio": {"services": [{"host": "h", "name": "n", "namespace": "s"}]}}}
         })),
+        cluster(json!({"common_lb_config": {"zone_aware_lb_config": {}}})),
         cluster(
             json!({"lb_policy": "ROUND_ROBIN", "round_robin_lb_config": {"slow_start_config": {"slow_start_window": "3s"}}}),
         ),

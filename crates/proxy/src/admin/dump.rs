@@ -45,9 +45,14 @@ fn sections(admin: &Admin, name: Option<&str>, endpoints: bool) -> Vec<Value> {
     let listeners = listeners.into_iter().map(|l| json!({"name": l["name"], "active_state": {"listener": l}}));
     let clusters = wrap("cluster", of("envoy.config.cluster.v3.Cluster"));
     let routes = wrap("route_config", of("envoy.config.route.v3.RouteConfiguration"));
+    let mut of_clusters = json!({"dynamic_active_clusters": clusters});
+    let fixed = fixed_clusters(admin, name);
+    if !fixed.is_empty() {
+        of_clusters["static_clusters"] = wrap("cluster", fixed).into();
+    }
     let mut all = vec![
         section("BootstrapConfigDump", json!({"bootstrap": admin.bootstrap})),
-        section("ClustersConfigDump", json!({"dynamic_active_clusters": clusters})),
+        section("ClustersConfigDump", of_clusters),
     ];
     if endpoints {
         let list = wrap("endpoint_config", of("envoy.config.endpoint.v3.ClusterLoadAssignment"));
@@ -59,6 +64,21 @@ fn sections(admin: &Admin, name: Option<&str>, endpoints: bool) -> Vec<Value> {
     all.push(section("RoutesConfigDump", json!({"dynamic_route_configs": routes})));
     all.push(section("SecretsConfigDump", secrets(&admin.proxy, name)));
     all
+}
+
+/// The clusters that the sidecar was started with.
+fn fixed_clusters(admin: &Admin, name: Option<&str>) -> Vec<Value> {
+    let all = admin.bootstrap.pointer("/static_resources/clusters").and_then(Value::as_array);
+    let wanted = all
+        .into_iter()
+        .flatten()
+        .filter(|c| name.is_none_or(|part| c["name"].as_str().is_some_and(|called| called.contains(part))));
+    let typed = |cluster: &Value| {
+        let mut out = json!({"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster"});
+        out.as_object_mut().into_iter().for_each(|o| o.extend(cluster.as_object().cloned().unwrap_or_default()));
+        out
+    };
+    wanted.map(typed).collect()
 }
 
 /// Certificates and roots by name; those that have not come yet are warming. Keys never leave.

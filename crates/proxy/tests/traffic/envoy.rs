@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::server::until;
-use crate::world::Resources;
+use crate::world::{LOCAL_CLUSTER, Resources};
 
 /// A running Envoy; it ends with its case.
 pub struct Envoy {
@@ -135,7 +135,7 @@ async fn admin(at: SocketAddr, path: &str) -> Option<String> {
 
 /// Everything static: endpoints inside their clusters, routes inside their listeners, secrets from their files.
 fn bootstrap(resources: Resources, files: &Path) -> Value {
-    let clusters: Vec<Value> = resources
+    let mut clusters: Vec<Value> = resources
         .clusters
         .iter()
         .map(|any| {
@@ -154,6 +154,17 @@ fn bootstrap(resources: Resources, files: &Path) -> Value {
             cluster
         })
         .collect();
+    let mut more = json!({});
+    let mut node = json!({"id": "sidecar~127.0.0.1~client-0.shop~shop.svc.cluster.local", "cluster": "client.shop"});
+    if let Some((region, zone)) = resources.place.as_deref().and_then(|place| place.split_once('.')) {
+        let mut replicas = any_to_json(&resources.endpoints[LOCAL_CLUSTER]);
+        replicas.as_object_mut().expect("a message").shift_remove("@type");
+        clusters.push(
+            json!({"name": LOCAL_CLUSTER, "type": "STATIC", "connect_timeout": "1s", "load_assignment": replicas}),
+        );
+        more = json!({"local_cluster_name": LOCAL_CLUSTER});
+        node["locality"] = json!({"region": region, "zone": zone});
+    }
     let listeners: Vec<Value> = resources
         .listeners
         .into_iter()
@@ -165,7 +176,8 @@ fn bootstrap(resources: Resources, files: &Path) -> Value {
         .collect();
     json!({
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
-        "node": {"id": "sidecar~127.0.0.1~client-0.shop~shop.svc.cluster.local", "cluster": "client.shop"},
+        "node": node,
+        "cluster_manager": more,
         "static_resources": {"clusters": clusters, "listeners": listeners}
     })
 }

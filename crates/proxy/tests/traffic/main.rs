@@ -20,3 +20,4 @@ mod stream;
 mod table;
 mod tls;
 mod world;
+mod zones;

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 const TABLE: &str = include_str!("../../../../docs/traffic-fields.md");
 const TYPES: &str = include_str!("../../../istio-api/src/networking.rs");
-const CASES: [(&str, &str); 10] = [
+const CASES: [(&str, &str); 11] = [
     ("destination", include_str!("destination.rs")),
     ("locality", include_str!("locality.rs")),
     ("matching", include_str!("matching.rs")),
@@ -18,6 +18,7 @@ const CASES: [(&str, &str); 10] = [
     ("route", include_str!("route.rs")),
     ("stream", include_str!("stream.rs")),
     ("tls", include_str!("tls.rs")),
+    ("zones", include_str!("zones.rs")),
 ];
 
 /// The names that a type takes, as its reader says when it meets another.
@@ -74,6 +75,7 @@ fn known() -> BTreeMap<&'static str, BTreeSet<String>> {
         LoadBalancerSettings,
         Warmup,
         LocalityLbSetting,
+        ZoneAwareLbSetting,
         LocalityDistribute,
         LocalityFailover,
         ConsistentHash,
@@ -151,12 +153,6 @@ fn refuses_in_these_words() {
         ),
         ("VirtualService", "HeaderOperations", "set", http("headers: {request: {set: {a: \"%NOTHING%\"}}}")),
         ("VirtualService", "HeaderOperations", "add", http("headers: {response: {add: {a: \"%NOTHING%\"}}}")),
-        (
-            "DestinationRule",
-            "LoadBalancerSettings",
-            "zoneAwareLbSetting",
-            rule("loadBalancer: {zoneAwareLbSetting: {enabled: true}}"),
-        ),
         (
             "DestinationRule",
             "LoadBalancerSettings",

@@ -30,17 +30,23 @@ const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
+/// The replicas of the client.
+pub const LOCAL_CLUSTER: &str = "local_cluster";
+
 /// What a case describes: servers, services, rules, and who calls.
 pub struct Mesh {
     yaml: String,
     /// Labels of the client.
     pub labels: Vec<(&'static str, &'static str)>,
     vips: HashMap<String, String>,
+    /// Where the client is, as `region.zone`, when its proxy knows its replicas.
+    place: Option<String>,
 }
 
 impl Mesh {
     pub fn new() -> Self {
-        let mut mesh = Self { yaml: String::new(), labels: vec![("app", "client")], vips: HashMap::new() };
+        let labels = vec![("app", "client")];
+        let mut mesh = Self { yaml: String::new(), labels, vips: HashMap::new(), place: None };
         // Nothing here has a sidecar; cases of TLS say so themselves.
         mesh.rule(
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
@@ -105,6 +111,31 @@ impl Mesh {
         ))
     }
 
+    /// Places of the client, which is the first of them, and of its replicas; its proxy knows them.
+    pub fn replicas(&mut self, places: &[&str]) -> &mut Self {
+        self.place = places.first().map(|place| (*place).to_owned());
+        for (n, place) in places.iter().enumerate() {
+            self.rule(&format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: client-{n}, namespace: shop, labels: {{app: client, istio-locality: {place}}}, \
+                 ownerReferences: [{{kind: ReplicaSet, name: client-1a}}]}}\n\
+                 spec: {{containers: [{{name: app}}]}}\n\
+                 status: {{podIP: 127.0.0.{}, conditions: [{{type: Ready, status: \"True\"}}]}}",
+                n + 1
+            ));
+        }
+        self.rule(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: client, namespace: shop}\n\
+             spec: {clusterIP: 127.79.0.1, selector: {app: client}, ports: [{name: http, port: 8888}]}",
+        )
+    }
+
+    /// Says which endpoints a service that is there wants to be called at first.
+    pub fn distribution(&mut self, service: &str, word: &str) -> &mut Self {
+        let spec = format!("spec: {{clusterIP: {},", self.vips[service]);
+        self.yaml = self.yaml.replace(&spec, &format!("{spec} trafficDistribution: \"{word}\","));
+        self
+    }
+
     /// Any object.
     pub fn rule(&mut self, yaml: &str) -> &mut Self {
         self.yaml.push_str("---\n");
@@ -151,10 +182,12 @@ impl Mesh {
         };
         let client = pilot::Proxy::from_node(&node).expect("a node");
         let clusters = pilot::clusters(&snapshot, &client);
-        let names: Vec<String> = clusters.iter().filter_map(|c| assignment(&c.body)).collect();
+        let mut names: Vec<String> = clusters.iter().filter_map(|c| assignment(&c.body)).collect();
+        names.extend(self.place.is_some().then(|| LOCAL_CLUSTER.to_owned()));
         let listeners: Vec<Value> = pilot::listeners(&snapshot, &client).iter().map(|l| any_to_json(&l.body)).collect();
         let wanted: Vec<String> = listeners.iter().flat_map(route_names).collect();
         Resources {
+            place: self.place.clone(),
             secrets: secrets(&snapshot, &clusters),
             clusters: clusters.into_iter().map(|c| c.body).collect(),
             endpoints: pilot::endpoints(&snapshot, &client, &names).into_iter().map(|e| (e.name, e.body)).collect(),
@@ -197,6 +230,8 @@ fn secrets(snapshot: &Snapshot, clusters: &[pilot::Resource]) -> HashMap<String,
 
 /// Translated resources; listeners as JSON, made to listen on a loopback port.
 pub struct Resources {
+    /// Where the client is, as `region.zone`, when its proxy knows its replicas.
+    pub place: Option<String>,
     pub secrets: HashMap<String, Any>,
     pub clusters: Vec<Any>,
     pub endpoints: HashMap<String, Any>,
@@ -278,6 +313,10 @@ fn ours(resources: &Resources) -> Arc<Proxy> {
         undecided: Duration::from_millis(100),
     })
     .expect("a thread can be started");
+    if resources.place.is_some() {
+        proxy.set_local_cluster(LOCAL_CLUSTER, [127, 0, 0, 1].into(), None);
+        assert!(proxy.wanted().endpoints.iter().any(|name| **name == *LOCAL_CLUSTER), "its replicas are asked for");
+    }
     let clusters: Vec<(String, Any)> =
         resources.clusters.iter().map(|any| (unpack::<Cluster>(any).expect("a cluster").name, any.clone())).collect();
     let listeners: Vec<(String, Any)> = resources

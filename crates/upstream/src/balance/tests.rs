@@ -40,10 +40,10 @@ fn near(count: u64, wanted: u64) -> bool {
 
 #[test]
 fn round_robin_follows_weights_exactly_and_interleaves() {
-    let set = HostSet::new(hosts(&[1, 3]), &config(Balance::RoundRobin, 50));
+    let set = HostSet::new(hosts(&[1, 3]), &config(Balance::RoundRobin, 50), None);
     let found = counts(&set, Balance::RoundRobin, 400);
     assert_eq!((found[&address(0)], found[&address(1)]), (100, 300));
-    let set = HostSet::new(hosts(&[2, 2, 2]), &config(Balance::RoundRobin, 50));
+    let set = HostSet::new(hosts(&[2, 2, 2]), &config(Balance::RoundRobin, 50), None);
     let three: Vec<_> = (0..3)
         .filter_map(|_| set.pick(Balance::RoundRobin, &PickContext::default()))
         .map(|h| h.address.clone())
@@ -53,14 +53,14 @@ fn round_robin_follows_weights_exactly_and_interleaves() {
 
 #[test]
 fn extreme_weights_leave_nobody_out() {
-    let set = HostSet::new(hosts(&[1, 1_000_000]), &config(Balance::RoundRobin, 50));
+    let set = HostSet::new(hosts(&[1, 1_000_000]), &config(Balance::RoundRobin, 50), None);
     assert_eq!(counts(&set, Balance::RoundRobin, 10_000).len(), 2);
 }
 
 #[test]
 fn random_and_idle_least_request_follow_weights() {
     for balance in [Balance::Random, Balance::LeastRequest(2)] {
-        let set = HostSet::new(hosts(&[1, 3]), &config(balance, 50));
+        let set = HostSet::new(hosts(&[1, 3]), &config(balance, 50), None);
         let found = counts(&set, balance, 20_000);
         assert!(near(found[&address(0)], 5_000), "{balance:?}: {found:?}");
     }
@@ -70,7 +70,7 @@ fn random_and_idle_least_request_follow_weights() {
 fn least_request_prefers_the_idle_host() {
     let all = hosts(&[1, 1]);
     all[0].stats.rq_active.store(10, Relaxed);
-    let set = HostSet::new(all, &config(Balance::LeastRequest(2), 50));
+    let set = HostSet::new(all, &config(Balance::LeastRequest(2), 50), None);
     let found = counts(&set, Balance::LeastRequest(2), 20_000);
     // The busy one is taken only when both draws hit it.
     assert!(near(found[&address(0)], 5_000), "{found:?}");
@@ -78,7 +78,7 @@ fn least_request_prefers_the_idle_host() {
 
 #[test]
 fn tried_hosts_are_avoided_until_all_are_tried() {
-    let set = HostSet::new(hosts(&[1, 1, 1]), &config(Balance::RoundRobin, 50));
+    let set = HostSet::new(hosts(&[1, 1, 1]), &config(Balance::RoundRobin, 50), None);
     for _ in 0..30 {
         let host =
             set.pick(Balance::RoundRobin, &PickContext { tried: &[address(0), address(1)], ..PickContext::default() });
@@ -97,11 +97,11 @@ fn tried_hosts_are_avoided_until_all_are_tried() {
 fn hashing_is_stable_when_a_host_leaves() {
     // Envoy's ring gives each of nine hosts more points than each of ten: about as many keys move again.
     for (balance, others) in [(Balance::RingHash(1024), 1000), (Balance::Maglev(65_537), 300)] {
-        let before = HostSet::new(hosts(&[1; 10]), &config(balance, 50));
+        let before = HostSet::new(hosts(&[1; 10]), &config(balance, 50), None);
         let mut fewer = hosts(&[1; 10]);
         fewer.remove(4);
         fewer.reverse();
-        let after = HostSet::new(fewer, &config(balance, 50));
+        let after = HostSet::new(fewer, &config(balance, 50), None);
         let keys: Vec<u64> = (0..10_000_u64).map(|k| k.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
         let at = |set: &HostSet, key| {
             set.pick(balance, &PickContext { hash: Some(key), ..PickContext::default() }).map(|h| h.address.clone())
@@ -116,7 +116,7 @@ fn hashing_is_stable_when_a_host_leaves() {
 #[test]
 fn hashing_follows_weights() {
     for balance in [Balance::RingHash(4096), Balance::Maglev(65_537)] {
-        let set = HostSet::new(hosts(&[1, 3]), &config(balance, 50));
+        let set = HostSet::new(hosts(&[1, 3]), &config(balance, 50), None);
         let found = counts(&set, balance, 20_000);
         let heavy = found[&address(1)];
         assert!((13_500..16_500).contains(&heavy), "{balance:?}: {found:?}");
@@ -125,7 +125,7 @@ fn hashing_follows_weights() {
 
 #[test]
 fn a_maglev_table_of_no_prime_size_is_filled_all_the_same() {
-    let set = HostSet::new(hosts(&[1, 1]), &config(Balance::Maglev(1000), 50));
+    let set = HostSet::new(hosts(&[1, 1]), &config(Balance::Maglev(1000), 50), None);
     assert_eq!(counts(&set, Balance::Maglev(1000), 100).len(), 2);
 }
 
@@ -162,9 +162,9 @@ fn sick_hosts_are_not_picked_unless_in_panic() {
     let sick = |n| Host::new(HostConfig { healthy: false, ..HostConfig::new(address(n)) }, None);
     let well = Host::new(HostConfig::new(address(9)), None);
     let all = vec![sick(0), sick(1), sick(2), well];
-    let calm = HostSet::new(all.clone(), &config(Balance::RoundRobin, 0));
+    let calm = HostSet::new(all.clone(), &config(Balance::RoundRobin, 0), None);
     assert_eq!(counts(&calm, Balance::RoundRobin, 50).len(), 1);
-    let panic = HostSet::new(all, &config(Balance::RoundRobin, 50));
+    let panic = HostSet::new(all, &config(Balance::RoundRobin, 50), None);
     assert_eq!(counts(&panic, Balance::RoundRobin, 50).len(), 4);
 }
 
@@ -177,16 +177,16 @@ fn places_share_by_their_weights_and_health() {
     };
     let config = ClusterConfig { locality_weighted: true, ..config(Balance::RoundRobin, 0) };
     let all = vec![make(0, "a", 70, true), make(1, "b", 30, true), make(2, "b", 30, true), make(3, "c", 0, true)];
-    let found = counts(&HostSet::new(all, &config), Balance::RoundRobin, 20_000);
+    let found = counts(&HostSet::new(all, &config, None), Balance::RoundRobin, 20_000);
     assert!(near(found[&address(0)], 14_000) && near(found[&address(1)], 3_000), "{found:?}");
     assert!(!found.contains_key(&address(3)), "a place without weight gets nothing");
     // Half of b is down: 30 * 1.4 / 2 = 21 of 91.
     let sick = vec![make(0, "a", 70, true), make(1, "b", 30, true), make(2, "b", 30, false)];
-    let found = counts(&HostSet::new(sick, &config), Balance::RoundRobin, 20_000);
+    let found = counts(&HostSet::new(sick, &config, None), Balance::RoundRobin, 20_000);
     assert!(near(found[&address(1)], 4_615), "{found:?}");
     let hashed = ClusterConfig { balance: Balance::Maglev(1009), ..config };
     let all = vec![make(0, "a", 70, true), make(1, "b", 30, true), make(2, "b", 30, true)];
-    let found = counts(&HostSet::new(all, &hashed), hashed.balance, 20_000);
+    let found = counts(&HostSet::new(all, &hashed, None), hashed.balance, 20_000);
     assert!(near(found[&address(0)], 14_000), "{found:?}");
 }
 
@@ -200,7 +200,7 @@ async fn a_new_host_gets_its_share_slowly() {
     // A tenth, then a half, then all of a share against the other host's whole one.
     for (seconds, wanted) in [(0, 1_818), (50, 6_667), (60, 10_000)] {
         tokio::time::advance(std::time::Duration::from_secs(seconds)).await;
-        let found = counts(&HostSet::new(all.clone(), &config), Balance::RoundRobin, 20_000);
+        let found = counts(&HostSet::new(all.clone(), &config, None), Balance::RoundRobin, 20_000);
         assert!(near(found[&address(9)], wanted), "{wanted}: {found:?}");
     }
 }

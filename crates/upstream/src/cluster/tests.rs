@@ -16,7 +16,7 @@ fn address(n: u8) -> Address {
 fn cluster(hosts: u8, outlier: Outlier) -> Arc<Cluster> {
     let hosts = (0..hosts).map(|n| HostConfig::new(address(n))).collect();
     let config = ClusterConfig::new("outbound|80||a", Discovery::Static(hosts));
-    Cluster::new(ClusterConfig { outlier: Some(outlier), panic_percent: 0, ..config }, None)
+    Cluster::new(ClusterConfig { outlier: Some(outlier), panic_percent: 0, ..config }, None, Beside::default())
 }
 
 fn rules() -> Outlier {
@@ -143,7 +143,7 @@ fn a_changed_transport_shares_no_connections() {
 fn permits_are_given_back() {
     let config = ClusterConfig::new("a", Discovery::Static(Vec::new()));
     let thresholds = Thresholds { requests: 2, ..Thresholds::default() };
-    let cluster = Cluster::new(ClusterConfig { thresholds, ..config }, None);
+    let cluster = Cluster::new(ClusterConfig { thresholds, ..config }, None, Beside::default());
     let first = cluster.request_permit();
     let second = cluster.request_permit();
     assert!(first.is_some() && second.is_some());
@@ -158,7 +158,7 @@ fn permits_are_given_back() {
 #[test]
 fn a_dialled_address_is_one_host() {
     let config = ClusterConfig::new("PassthroughCluster", Discovery::OriginalDst);
-    let cluster = Cluster::new(ClusterConfig { balance: Balance::Original, ..config }, None);
+    let cluster = Cluster::new(ClusterConfig { balance: Balance::Original, ..config }, None, Beside::default());
     let pick = |n| cluster.pick(&PickContext { original: address(n).ip(), ..PickContext::default() });
     assert_eq!(pick(1).map(|h| h.id), pick(1).map(|h| h.id));
     assert_ne!(pick(1).map(|h| h.id), pick(2).map(|h| h.id));
@@ -168,7 +168,7 @@ fn a_dialled_address_is_one_host() {
 #[tokio::test]
 async fn names_are_resolved_when_first_called() {
     let target = crate::config::DnsTarget::new("localhost", 80);
-    let cluster = Cluster::new(ClusterConfig::new("dns", Discovery::Dns(vec![target])), None);
+    let cluster = Cluster::new(ClusterConfig::new("dns", Discovery::Dns(vec![target])), None, Beside::default());
     assert!(cluster.pick(&PickContext::default()).is_err());
     Registry::ready(&cluster).await;
     assert!(

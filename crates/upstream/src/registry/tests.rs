@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 
@@ -118,4 +119,50 @@ fn callers_at_the_same_time_wake_one_cluster() {
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
     assert!(ids.iter().all(|id| id.is_some() && *id == ids[0]), "{ids:?}");
+}
+
+#[test]
+fn hosts_are_sorted_by_zone_when_the_replicas_move() {
+    let (said, registry) = registry();
+    let slot = registry.slot("a");
+    let at = |port: u16, zone: &str| HostConfig { locality: Some(zone.into()), ..host(port) };
+    let servers: Vec<HostConfig> = (1..=6).map(|port| at(port, if port % 2 == 0 { "r/b" } else { "r/a" })).collect();
+    said.endpoints.lock().insert("a-endpoints".to_owned(), servers);
+    registry.offer(eds("a"));
+    let ip = IpAddr::from([10, 0, 0, 9]);
+    registry.set_local(LocalCluster { name: "local_cluster".into(), ip, locality: None });
+    assert_eq!(registry.assignments(), ["a-endpoints".into(), "local_cluster".into()], "its endpoints are asked for");
+    let called = slot.load().expect("it wakes");
+    let zones = || -> Vec<String> {
+        let mut all: Vec<String> = (0..60)
+            .filter_map(|_| called.pick(&PickContext::default()).ok()?.config.locality.as_deref().map(str::to_owned))
+            .collect();
+        all.sort();
+        all.dedup();
+        all
+    };
+    assert_eq!(zones(), ["r/a", "r/b"], "nothing is known of the replicas");
+    let replica = |last: u8, zone: &str| HostConfig {
+        locality: Some(zone.into()),
+        ..HostConfig::new(SocketAddr::from(([10, 0, 0, last], 80)))
+    };
+    registry.apply_endpoints("local_cluster", &[replica(9, "r/a"), replica(8, "r/b")]);
+    assert_eq!(zones(), ["r/a"]);
+    registry.apply_endpoints("local_cluster", &[replica(9, "r/b"), replica(8, "r/a")]);
+    assert_eq!(zones(), ["r/b"]);
+    // What wakes later, and what is put anew, knows them as well.
+    registry.offer(ClusterConfig { zone_aware: None, ..eds("a") });
+    registry.offer(eds("a"));
+    let again = slot.load().expect("it is in force");
+    assert_eq!(
+        again.pick(&PickContext::default()).ok().and_then(|h| h.config.locality.clone()).as_deref(),
+        Some("r/b")
+    );
+    let mut told = Vec::new();
+    registry.stats(&mut |stat| told.extend((stat.leaf == "lb_zone_routing_all_directly").then_some(stat.value)));
+    assert_eq!(told, [121, 0], "of the cluster and of the replicas");
+    registry.apply_endpoints("local_cluster", &[]);
+    let places: HashSet<_> =
+        (0..60).filter_map(|_| again.pick(&PickContext::default()).ok()?.config.locality.clone()).collect();
+    assert_eq!(places.len(), 2, "there are no replicas any more");
 }
