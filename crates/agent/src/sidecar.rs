@@ -60,8 +60,7 @@ pub(crate) async fn run(options: AgentOptions, levels: Levels) -> io::Result<()>
         undecided: proxy::UNDECIDED,
     })?;
     know_replicas(&options, &proxy);
-    let complete = Arc::new(AtomicBool::new(false));
-    let progress: Arc<Notify> = Arc::default();
+    let (complete, progress) = (Arc::new(AtomicBool::new(false)), Arc::<Notify>::default());
     let health = Arc::new(Health {
         proxy: proxy.clone(),
         complete: complete.clone(),

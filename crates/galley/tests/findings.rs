@@ -144,7 +144,7 @@ fn namespaces_are_told_apart() {
 fn failover_needs_something_that_tells_who_fails() {
     let rule = |host: &str, policy: &str| {
         format!(
-            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: web}}\nspec:\n  host: {host}\n  \
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: web}}\nspec:\n  host: \"{host}\"\n  \
              trafficPolicy:\n    {policy}\n"
         )
     };

@@ -52,10 +52,10 @@ pub(crate) fn assignment(snapshot: &Snapshot, proxy: &Proxy, name: &str, health:
 
 /// The replicas of the proxy's own workload in its region, as endpoints of the first of its services, under no rule: by
 /// where they are a proxy judges how many requests may stay in its zone. Those of another rollout are left out: only
-/// replicas of one can be expected to be called alike.
+/// replicas of one can be expected to be called alike. A proxy that does not say that it knows them has none.
 fn replicas(snapshot: &Snapshot, proxy: &Proxy) -> Value {
     const ROLLOUTS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
-    let own = scope::own_workload(snapshot, proxy);
+    let own = scope::own_workload(snapshot, proxy).filter(|_| proxy.knows_replicas());
     let Some((own, (service, port))) = own.as_ref().and_then(|own| Some((own, scope::own_service(snapshot, own)?)))
     else {
         return assigned(names::LOCAL_CLUSTER, Vec::new());

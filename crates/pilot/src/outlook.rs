@@ -36,8 +36,8 @@ struct Own {
     labels: BTreeMap<String, String>,
     named_ports: BTreeMap<String, u16>,
     locality: String,
-    /// What made it: its replicas are those of the same.
-    workload_name: String,
+    /// What made it, where the proxy knows its replicas, which are those of the same.
+    workload_name: Option<String>,
     /// Where it matters.
     node: Option<String>,
 }
@@ -57,7 +57,7 @@ impl Outlook {
             labels: workload.labels.clone(),
             named_ports: workload.named_ports.clone(),
             locality: snapshot.locality(workload),
-            workload_name: workload.workload_name.clone(),
+            workload_name: proxy.knows_replicas().then(|| workload.workload_name.clone()),
             node: workload.node.clone().filter(|_| snapshot.tells_nodes_apart()),
         };
         Self {

@@ -143,6 +143,11 @@ impl Proxy {
         self.extensions.is_empty() || self.extensions.contains(extension)
     }
 
+    /// Whether it asks for its own replicas (`ISTIO_META_ENABLE_SELF_DISCOVERY`).
+    pub fn knows_replicas(&self) -> bool {
+        self.meta("ENABLE_SELF_DISCOVERY").is_some_and(|v| v == "true" || v == "1")
+    }
+
     /// Whether the agent answers DNS, so that addresses the mesh invented are reachable.
     pub fn dns_capture(&self) -> bool {
         self.meta("DNS_CAPTURE").is_some_and(|v| v == "true" || v == "1")

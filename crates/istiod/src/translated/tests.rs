@@ -81,7 +81,8 @@ fn routes(seconds: u64) -> Value {
 fn proxy(pod: &str, ip: &str, app: &str) -> Proxy {
     let node: Node = envoy_api::message_from_json(json!({
         "id": format!("sidecar~{ip}~{pod}.shop~shop.svc.cluster.local"),
-        "metadata": {"NAME": pod, "INSTANCE_IPS": ip, "NAMESPACE": "shop", "LABELS": {"app": app}},
+        "metadata": {"NAME": pod, "INSTANCE_IPS": ip, "NAMESPACE": "shop", "LABELS": {"app": app},
+            "ENABLE_SELF_DISCOVERY": "true"},
     }))
     .unwrap();
     Proxy::from_node(&node).unwrap()

@@ -43,8 +43,12 @@ fn proxy(name: &str, ip: &str, metadata: Value) -> Proxy {
     Proxy::from_node(&node).unwrap()
 }
 
+fn asking() -> Value {
+    json!({"LABELS": {"app": "call"}, "ENABLE_SELF_DISCOVERY": "true"})
+}
+
 fn caller() -> Proxy {
-    proxy("call-n1", "10.1.2.1", json!({"LABELS": {"app": "call"}}))
+    proxy("call-n1", "10.1.2.1", asking())
 }
 
 fn assignment(snapshot: &Snapshot, proxy: &Proxy, name: &str) -> Value {
@@ -204,8 +208,10 @@ fn replicas_are_those_of_one_rollout_in_one_region() {
     let nobody = proxy("web-n9", "10.9.9.9", Value::Null);
     assert_eq!(priorities(&replicas(&snapshot, &nobody)), Vec::<Vec<u8>>::new());
     assert_eq!(priorities(&replicas(&world(""), &caller())), Vec::<Vec<u8>>::new());
+    let silent = proxy("call-n1", "10.1.2.1", json!({"LABELS": {"app": "call"}}));
+    assert_eq!(priorities(&replicas(&snapshot, &silent)), Vec::<Vec<u8>>::new());
     // Those of one region see the same, others do not.
-    let other = proxy("call-n4", "10.1.2.4", json!({"LABELS": {"app": "call"}}));
+    let other = proxy("call-n4", "10.1.2.4", asking());
     assert_ne!(Outlook::of(&snapshot, &caller()), Outlook::of(&snapshot, &other));
     assert_eq!(priorities(&replicas(&snapshot, &other)), [vec![4]]);
 }
@@ -233,7 +239,7 @@ fn a_proxy_may_say_where_it_is() {
 
 #[test]
 fn nodes_matter_where_somebody_asks_for_them() {
-    let other = proxy("call-n2", "10.1.2.2", json!({"LABELS": {"app": "call"}}));
+    let other = proxy("call-n2", "10.1.2.2", asking());
     let same = |rules: &str| {
         let snapshot = world(&format!("{}{rules}", pod("call-n2", "call", "n2", "10.1.2.", "pod-template-hash: a")));
         Outlook::of(&snapshot, &caller()) == Outlook::of(&snapshot, &other)

@@ -171,7 +171,7 @@ impl Mesh {
         let node: Node = Node {
             id: "sidecar~127.0.0.1~client-0.shop~shop.svc.cluster.local".to_owned(),
             metadata: Some(
-                envoy_api::message_from_json(json!({"LABELS": labels, "NAMESPACE": "shop"})).expect("metadata"),
+                envoy_api::message_from_json(json!({"LABELS": labels, "NAMESPACE": "shop", "ENABLE_SELF_DISCOVERY": self.place.is_some().to_string()})).expect("metadata"),
             ),
             extensions: ["envoy.filters.http.router", "istio.stats", "istio.alpn", "istio.metadata_exchange"]
                 .into_iter()
