@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use istio_api::Object;
 use istio_api::service_entry::{ServiceEntry, WorkloadEntry};
+use istio_api::{Object, ObjectMeta};
 
 use crate::model::{Annotations, Distribution, Endpoint, Protocol, Resolution, Service, ServicePort};
 use crate::workload::Workload;
@@ -105,6 +105,12 @@ fn behind(entry: &Object<ServiceEntry>, host: &str, port: &ServicePort, trust_do
         return vec![endpoint(&itself, name, namespace, port, trust_domain)];
     }
     entry.spec.endpoints.iter().map(|e| endpoint(e, name, namespace, port, trust_domain)).collect()
+}
+
+/// What a WorkloadEntry is a replica of: the group that it was made of, or what its label names; else it stands alone.
+pub(crate) fn workload_name(of: &ObjectMeta) -> &str {
+    let group = of.annotations.get("istio.io/autoRegistrationGroup");
+    group.or_else(|| of.labels.get("service.istio.io/workload-name")).unwrap_or(&of.name)
 }
 
 /// One declared workload as an endpoint of a port.

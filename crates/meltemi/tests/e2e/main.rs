@@ -22,3 +22,4 @@ mod stock_envoy;
 mod survival;
 mod tokens;
 mod tracing;
+mod zones;

@@ -59,9 +59,14 @@ impl Snapshot {
         all.extend(own.filter_map(|d| d.endpoints.get(&port.port)).flatten().cloned());
         let entries = self.0.own_workloads.iter();
         let selected = entries.filter(|o| service.selects_labels(&o.metadata.namespace, &o.spec.labels));
-        all.extend(
-            selected
-                .map(|o| entry::endpoint(&o.spec, &o.metadata.name, &o.metadata.namespace, port, self.trust_domain())),
-        );
+        all.extend(selected.map(|o| {
+            entry::endpoint(
+                &o.spec,
+                entry::workload_name(&o.metadata),
+                &o.metadata.namespace,
+                port,
+                self.trust_domain(),
+            )
+        }));
     }
 }

@@ -201,6 +201,14 @@ fn replicas_are_those_of_one_rollout_in_one_region() {
     assert_eq!(priorities(&own), [vec![1, 3]], "{own:#}");
     let places: Vec<&Value> = own["endpoints"].as_array().unwrap().iter().map(|g| &g["locality"]).collect();
     assert_eq!(places, [&json!({"region": "r1", "zone": "z1"}), &json!({"region": "r1", "zone": "z2"})]);
+    let machine = |label: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: far, namespace: shop, labels: {{service.istio.io/workload-name: {label}}}}}\n\
+             spec: {{address: 10.1.4.7, locality: r1/z3, labels: {{app: call, pod-template-hash: a}}}}\n---\n"
+        )
+    };
+    assert_eq!(priorities(&replicas(&world(&rules(&machine("call"))), &caller())), [vec![1, 3, 7]]);
+    assert_eq!(priorities(&replicas(&world(&rules(&machine("other"))), &caller())), [vec![1, 3]]);
     // No rule is about them.
     let ruled = rules(&rule("loadBalancer: {zoneAwareLbSetting: {failoverPriority: [kubernetes.io/hostname]}}"));
     assert_eq!(priorities(&replicas(&world(&ruled.replace("host: web", "host: call")), &caller())), [vec![1, 3]]);
