@@ -36,7 +36,7 @@ fn admin() -> Arc<Admin> {
         proxy: proxy.unwrap(),
         ready: Arc::new(|| true),
         drain: Duration::ZERO,
-        bootstrap: json!({"node": {"id": "pay"}}),
+        bootstrap: json!({"node": {"id": "pay"}, "static_resources": {"clusters": [{"name": "local_cluster"}]}}),
         logging: Arc::new(One::default()),
     })
 }
@@ -71,6 +71,7 @@ async fn the_dump_has_envoys_sections_and_no_keys() {
     let all = ["Bootstrap", "Clusters", "Endpoints", "Listeners", "ScopedRoutes", "Routes", "Secrets"];
     assert_eq!(kinds, all.map(|k| format!("{k}ConfigDump")));
     assert_eq!(dump["configs"][0]["bootstrap"]["node"]["id"], "pay");
+    assert_eq!(dump["configs"][1]["static_clusters"][0]["cluster"]["name"], "local_cluster");
 
     let secrets = &dump["configs"][6];
     let active = &secrets["dynamic_active_secrets"];
