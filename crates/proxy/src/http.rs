@@ -10,6 +10,7 @@ mod forward;
 mod headers;
 mod held;
 mod idle;
+mod limits;
 mod mirror;
 mod named;
 mod reply;
@@ -66,8 +67,8 @@ pub(crate) struct Connection {
     last_used: Cell<Instant>,
     /// It has had an answer.
     answered: Cell<bool>,
-    /// Answers whose silence has a limit.
-    silences: held::Silences,
+    /// Answers whose time has a limit.
+    limits: limits::Limits,
     /// Told at each answer while draining.
     told: Notify,
 }
@@ -159,7 +160,7 @@ pub(crate) async fn serve(
         in_flight: Cell::new(0),
         last_used: Cell::new(Instant::now()),
         answered: Cell::new(false),
-        silences: held::Silences::default(),
+        limits: limits::Limits::default(),
         told: Notify::new(),
     });
     if http2 {
@@ -214,12 +215,12 @@ async fn serve_http1(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
     tokio::pin!(serving);
     let result = tokio::select! {
         result = &mut serving => result,
-        () = connection.silences.over() => return,
+        () = connection.limits.over() => return,
         () = over(connection, manager) => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 result = serving => result,
-                () = connection.silences.over() => return,
+                () = connection.limits.over() => return,
             }
         }
     };
@@ -261,14 +262,14 @@ async fn serve_http2(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
             }
         }
     };
-    let silences = async {
+    let limits = async {
         loop {
-            connection.silences.over().await;
+            connection.limits.over().await;
         }
     };
     tokio::select! {
         () = serving => {}
-        () = silences => {}
+        () = limits => {}
     }
 }
 
@@ -343,10 +344,9 @@ async fn is_http2(tcp: &tokio::net::TcpStream, about: &About) -> bool {
 #[derive(Clone, Copy, Debug)]
 struct LocalExecutor;
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        // Not in an `async` block: it would move the future once more.
+        tokio::task::spawn_local(future);
     }
 }

@@ -239,7 +239,8 @@ pub struct UpstreamBody {
 impl UpstreamBody {
     pub(crate) fn new(incoming: Incoming, lease: Lease) -> Self {
         let mut body = Self { incoming, lease: Some(lease) };
-        if http_body::Body::is_end_stream(&body.incoming) {
+        let upgraded = body.lease.as_ref().is_some_and(Lease::is_upgraded);
+        if !upgraded && http_body::Body::is_end_stream(&body.incoming) {
             body.finish();
         }
         body

@@ -242,13 +242,16 @@ impl Cluster {
         self.config.transport_matches.iter().find(|m| fits(&m.metadata)).map_or(&self.config.security, |m| &m.security)
     }
 
-    /// A place for a request in flight; `None` when the circuit is open.
-    pub fn request_permit(&self) -> Option<Permit> {
-        let permit = self.permit(|s| &s.rq_active, self.config.thresholds.requests, |s| &s.rq_pending_overflow)?;
+    /// One more request has come, whatever becomes of it: retry budgets look at them.
+    pub fn note_request(&self) {
         if let Some(recent) = &self.recent {
             recent.add();
         }
-        Some(permit)
+    }
+
+    /// A place for a request that has a connection; `None` when the circuit is open.
+    pub(crate) fn request_permit(&self) -> Option<Permit> {
+        self.permit(|s| &s.rq_active, self.config.thresholds.requests, |s| &s.rq_pending_overflow)
     }
 
     /// A place for a request that waits for a connection.
@@ -260,8 +263,7 @@ impl Cluster {
     pub fn retry_permit(&self) -> Option<Permit> {
         let limit = match &self.config.thresholds.retry_budget {
             Some(budget) => {
-                // A request that waits for a connection is in flight here too: it has its place already.
-                let in_flight = || self.stats.rq_active.load(Relaxed);
+                let in_flight = || self.stats.rq_active.load(Relaxed) + self.stats.rq_pending_active.load(Relaxed);
                 let requests = self.recent.as_ref().map_or_else(in_flight, Recent::count);
                 let share = u128::from(requests) * u128::from(budget.per_million) / 1_000_000;
                 u32::try_from(share).unwrap_or(u32::MAX - 1).max(budget.least)

@@ -21,6 +21,7 @@ use crate::error::{Cause, SendError};
 use crate::host::Host;
 use crate::proxied::Proxied;
 use host_pool::HostPool;
+use lease::AtHost;
 pub use lease::Lease;
 
 /// HTTP version of a connection.
@@ -75,7 +76,8 @@ pub struct Answer {
 
 impl HttpPools {
     /// Sends a request on a pooled or new connection and waits for the head of the answer. At the limit of connections
-    /// the request waits, as long as the limit of pending requests allows, for one that becomes free.
+    /// the request waits, as long as the limit of pending requests allows, for one that becomes free. Only with its
+    /// connection does it count among the cluster's requests (as Envoy), and until its answer has ended.
     ///
     /// # Errors
     /// With the cause, and the request when it certainly was not sent.
@@ -89,10 +91,17 @@ impl HttpPools {
         let pool = self.pool(cluster, host, options);
         // A pooled connection that died unused gives the request back: take the next, then a new one.
         loop {
-            let (lease, fresh) = match pool.acquire(options.fresh).await {
+            let at_host = AtHost::new(&pool);
+            let unsent = |cause, request| SendError { cause, request: Some(Box::new(request)), reused: false };
+            let (mut lease, fresh) = match pool.acquire(options.fresh).await {
                 Ok(acquired) => acquired,
-                Err(cause) => return Err(SendError { cause, request: Some(Box::new(request)), reused: false }),
+                Err(cause) => return Err(unsent(cause, request)),
             };
+            let Some(permit) = cluster.request_permit() else {
+                lease.give_back();
+                return Err(unsent(Cause::Overflow, request));
+            };
+            lease.count(permit, at_host);
             match exchange(lease, request).await {
                 Err(SendError { request: Some(back), .. }) if !fresh => request = *back,
                 Err(failed) => return Err(SendError { reused: !fresh, ..failed }),

@@ -48,11 +48,14 @@ pub(crate) struct Failed {
     pub(crate) body: String,
     /// The upstream certainly saw nothing of the request.
     pub(crate) untouched: bool,
+    /// A circuit breaker is open.
+    pub(crate) overflow: bool,
 }
 
 impl Failed {
     fn new(status: StatusCode, flags: ResponseFlags, details: &'static str, body: &str) -> Self {
-        Self { status, flags, details: details.into(), transport: None, body: body.to_owned(), untouched: false }
+        let (details, body) = (details.into(), body.to_owned());
+        Self { status, flags, details, transport: None, body, untouched: false, overflow: false }
     }
 
     fn timeout(details: &'static str) -> Self {
@@ -81,7 +84,12 @@ impl Failed {
             Cause::Protocol(_) => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self { transport, untouched: cause.is_connect(), ..Self::new(status, cause.flag(), cause.details(), &body) }
+        Self {
+            transport,
+            untouched: cause.is_connect(),
+            overflow: *cause == Cause::Overflow,
+            ..Self::new(status, cause.flag(), cause.details(), &body)
+        }
     }
 }
 
@@ -271,7 +279,6 @@ async fn one(attempts: &Attempts<'_>, exchange: &mut Exchange, host: &Arc<Host>,
     let cluster = attempts.cluster;
     cluster.stats.rq_total.fetch_add(1, Relaxed);
     host.stats.rq_total.fetch_add(1, Relaxed);
-    let _active = Active::new(host);
     let options = SendOptions {
         version: attempts.version,
         mesh_alpn: attempts.manager.mesh_alpn,
@@ -335,21 +342,5 @@ fn finish(ended: Ended) -> Result<Answer, Failed> {
         Ended::Error(error) => Err(Failed::of(&error.cause)),
         Ended::PerTryTimeout => Err(Failed::timeout("upstream_per_try_timeout")),
         Ended::Deadline => Err(Failed::timeout("response_timeout")),
-    }
-}
-
-/// Counts a request while it is at a host: least-request balancing looks at it.
-struct Active<'a>(&'a Host);
-
-impl<'a> Active<'a> {
-    fn new(host: &'a Host) -> Self {
-        host.stats.rq_active.fetch_add(1, Relaxed);
-        Self(host)
-    }
-}
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.0.stats.rq_active.fetch_sub(1, Relaxed);
     }
 }

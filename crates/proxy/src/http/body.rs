@@ -94,14 +94,23 @@ impl Live {
         }
     }
 
-    /// Whose silence ends it, where silence does.
-    pub(super) fn idle(&self) -> Option<&Idle> {
-        self.exchange.as_ref().and_then(|exchange| exchange.idle.as_ref())
+    /// When its time is over, if nothing moves until then: that of the whole answer, or that of its silence.
+    pub(super) fn until(&self) -> Option<Instant> {
+        let silence = self.exchange.as_ref()?.idle.as_ref().map(Idle::until);
+        self.deadline.into_iter().chain(silence).min()
     }
 
-    /// Ends what was silent for too long.
-    pub(super) fn end_of_silence(mut self) {
-        self.fail(ResponseFlags::SI, "stream_idle_timeout");
+    /// Ends what has had its time.
+    pub(super) fn end(mut self) {
+        self.late();
+    }
+
+    /// Its time is over.
+    fn late(&mut self) -> Broken {
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return self.fail(ResponseFlags::UT, "response_timeout_after_response_started");
+        }
+        self.fail(ResponseFlags::SI, "stream_idle_timeout")
     }
 
     fn fail(&mut self, flag: ResponseFlags, details: &'static str) -> Broken {
@@ -116,8 +125,7 @@ impl Live {
     /// Ready when the whole answer takes too long, or nothing has moved for too long.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let silence = self.idle().map(Idle::until);
-            let Some(limit) = self.deadline.into_iter().chain(silence).min() else { return Poll::Pending };
+            let Some(limit) = self.until() else { return Poll::Pending };
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(limit)));
             if timer.deadline() != limit {
                 timer.as_mut().reset(limit);
@@ -184,13 +192,7 @@ impl Body for Live {
             }
             Poll::Pending => {
                 std::task::ready!(this.poll_limits(cx));
-                let late = this.deadline.is_some_and(|deadline| deadline <= Instant::now());
-                let (flag, details) = if late {
-                    (ResponseFlags::UT, "response_timeout_after_response_started")
-                } else {
-                    (ResponseFlags::SI, "stream_idle_timeout")
-                };
-                Poll::Ready(Some(Err(this.fail(flag, details))))
+                Poll::Ready(Some(Err(this.late())))
             }
         }
     }

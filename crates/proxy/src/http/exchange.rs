@@ -20,7 +20,7 @@ use super::trace::Trace;
 pub(crate) struct Exchange {
     pub(crate) connection: Rc<Connection>,
     manager: Arc<HttpManager>,
-    started: Instant,
+    pub(crate) started: Instant,
     start: SystemTime,
     pub(crate) method: Method,
     pub(crate) path: Option<PathAndQuery>,
@@ -230,7 +230,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.connection.in_flight.set(self.connection.in_flight.get().saturating_sub(1));
-        self.connection.last_used.set(tokio::time::Instant::now());
+        if self.connection.in_flight.get() == 0 {
+            self.connection.last_used.set(tokio::time::Instant::now());
+        }
         if !self.complete {
             self.flags.insert(ResponseFlags::DC);
             self.details = Some("downstream_remote_disconnect".into());

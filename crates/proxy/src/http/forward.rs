@@ -58,21 +58,10 @@ pub(crate) async fn forward(
         return reply::local(exchange, server, local);
     };
     exchange.cluster = Some(cluster.clone());
-    exchange.idle = action.idle_timeout.unwrap_or(manager.stream_idle).map(Idle::new);
+    exchange.idle =
+        action.idle_timeout.unwrap_or(manager.stream_idle).map(|limit| Idle::new(limit, exchange.started.into()));
     Registry::ready(&cluster).await;
-    let Some(permit) = cluster.request_permit() else {
-        let mut local = Local::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            ResponseFlags::UO,
-            "overflow",
-            "upstream connect error or disconnect/reset before headers. reset reason: overflow",
-        );
-        local.grpc = Some(14);
-        let mut response = reply::local(exchange, server, local);
-        response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
-        return response;
-    };
-    exchange.permits.push(permit);
+    cluster.note_request();
 
     let hash = hash(connection, action, &request, exchange.authority.as_ref());
     // Values are made of the request as it came, before it is rewritten (as Envoy).
@@ -142,13 +131,14 @@ async fn before_silence(
     request: Request<Body>,
 ) -> Result<Answer, Failed> {
     let Some(idle) = exchange.idle.clone() else { return attempt::send(attempts, exchange, request).await };
+    let waiting = attempts.connection.limits.request(idle.clone());
     let silent = tokio::select! {
         biased;
         sent = attempt::send(attempts, exchange, request) => {
             idle.touch();
             return sent;
         }
-        () = idle.over() => exchange.recording.as_ref().is_none_or(|recording| recording.borrow().complete),
+        () = waiting.over() => exchange.recording.as_ref().is_none_or(|recording| recording.borrow().complete),
     };
     Err(Failed::silent(silent))
 }
@@ -387,7 +377,10 @@ fn respond(
         _ => {}
     }
     let (mut parts, body) = response.into_parts();
-    names::remove_hop_by_hop(&mut parts.headers);
+    // HTTP/2 has no such fields: a message with one of them is malformed, and refused (RFC 9113, 8.2.2).
+    if parts.version != http::Version::HTTP_2 {
+        names::remove_hop_by_hop(&mut parts.headers);
+    }
     let mutations: [&HeaderMutation; 3] = [&target.response_headers, &route.response_headers, &host.response_headers];
     mutations.into_iter().for_each(|m| m.apply(&mut parts.headers, Side::Response, || exchange.facts()));
     if let Some(server) = &manager.server {
@@ -436,6 +429,9 @@ fn fail(
     let mut local = Local::new(failed.status, failed.flags, failed.details, "");
     local.body = failed.body.into();
     let mut response = reply::local(exchange, server, local);
+    if failed.overflow {
+        response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+    }
     if failed.untouched {
         response.extensions_mut().insert(super::Untouched);
     }

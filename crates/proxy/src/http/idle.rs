@@ -15,8 +15,9 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
-    pub(crate) fn new(limit: Duration) -> Self {
-        Self { limit, moved: Rc::new(Cell::new(Instant::now())) }
+    /// Something moved when the stream began.
+    pub(crate) fn new(limit: Duration, began: Instant) -> Self {
+        Self { limit, moved: Rc::new(Cell::new(began)) }
     }
 
     /// Something moved.
@@ -29,31 +30,5 @@ impl Idle {
         // A limit beyond the clock's range is none within the life of a process.
         let moved = self.moved.get();
         moved.checked_add(self.limit).unwrap_or_else(|| moved + Duration::from_secs(30 * 365 * 86_400))
-    }
-
-    /// Waits until nothing has moved for the whole time.
-    pub(crate) async fn over(&self) {
-        while Instant::now() < self.until() {
-            tokio::time::sleep_until(self.until()).await;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn what_moves_puts_the_end_off() {
-        let idle = Idle::new(Duration::from_secs(10));
-        let started = Instant::now();
-        let mover = idle.clone();
-        tokio::join!(idle.over(), async move {
-            for _ in 0..3 {
-                tokio::time::sleep(Duration::from_secs(9)).await;
-                mover.touch();
-            }
-        });
-        assert_eq!(started.elapsed(), Duration::from_secs(37));
     }
 }

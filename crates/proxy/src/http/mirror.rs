@@ -25,12 +25,10 @@ pub(crate) fn send_copies(
             continue;
         }
         let Some(cluster) = mirror.cluster.load() else { continue };
-        let Some(permit) = cluster.request_permit() else { continue };
         let copy = copy(request, mirror);
         let (connection, mesh_alpn) = (connection.clone(), manager.mesh_alpn);
         let timeout = action.timeout;
         tokio::task::spawn_local(async move {
-            let _permit = permit;
             let sending = deliver(&connection, &cluster, copy, mesh_alpn);
             match timeout {
                 Some(limit) => tokio::time::timeout(limit, sending).await.unwrap_or(()),

@@ -134,3 +134,19 @@ async fn a_websocket_on_which_nobody_speaks_is_ended() {
     let all = client.rest().await;
     assert!(all.starts_with("HTTP/1.1 101 "), "{all}");
 }
+
+#[tokio::test]
+async fn the_time_of_a_route_is_over_for_a_client_that_does_not_read() {
+    let upstream = Upstream::bind().await;
+    let mut config = Config::http(upstream.address);
+    config.manager()["stream_idle_timeout"] = json!("0s");
+    config.route()["route"]["timeout"] = json!("0.5s");
+    let Running { proxy: _alive, address } = config.start();
+    let mut client = Wire::connect(address).await;
+    client.send(GET).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    flood(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 268435456\r\n\r\n").await;
+    let all = client.rest().await;
+    assert!(all.starts_with("HTTP/1.1 200 ") && all.len() < 256 << 20, "the connection ends: {}", all.len());
+}

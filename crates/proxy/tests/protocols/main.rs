@@ -5,6 +5,7 @@ mod h2spec;
 mod http1;
 mod http2;
 mod idle;
+mod in_flight;
 mod life;
 mod mirror;
 mod proxy;

@@ -33,6 +33,15 @@ async fn requests_have_a_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_request_that_waits_is_not_in_flight() {
+    let policy =
+        "{connectionPool: {tcp: {maxConnections: 1}, http: {http2MaxRequests: 1, http1MaxPendingRequests: 9}}}";
+    let (world, server) = web(policy, Act::Late(Duration::from_millis(100))).await;
+    let answers = at_once(&world, 4).await;
+    assert_eq!((server.count(), overflows(&answers), server.connections()), (4, 0, 1), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn connections_and_waiting_requests_have_a_limit() {
     let (world, server) =
         web("{connectionPool: {tcp: {maxConnections: 2}, http: {http1MaxPendingRequests: 1}}}", SLOW).await;

@@ -65,6 +65,7 @@ impl Drop for Dialing<'_> {
 }
 
 /// Counts a connection while it lives.
+#[derive(Debug)]
 struct Living {
     /// Gone when nobody uses the pool any more; the connection must not keep it, or neither would ever end.
     pool: Weak<HostPool>,
@@ -90,6 +91,35 @@ impl Drop for Living {
     }
 }
 
+/// The count of an HTTP/1 connection: while its task runs and, once it has become another protocol's, while its lease lasts.
+#[derive(Debug)]
+pub(super) struct Life {
+    living: RefCell<Option<Living>>,
+    upgraded: Cell<bool>,
+}
+
+impl Life {
+    fn new(living: Living) -> Rc<Self> {
+        Rc::new(Self { living: RefCell::new(Some(living)), upgraded: Cell::new(false) })
+    }
+
+    /// The task has ended.
+    fn end(&self) {
+        if !self.upgraded.get() {
+            self.living.take();
+        }
+    }
+
+    /// Whether the connection is becoming another protocol's; its task ends before the one that asked hears of it.
+    pub(super) fn upgrading(&self, upgrading: bool) {
+        self.upgraded.set(upgrading);
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.get()
+    }
+}
+
 async fn http1(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause> {
     let Connected { stream, local, peer_uri, permit } = connected;
     let (sender, connection) = http1::Builder::new()
@@ -99,13 +129,15 @@ async fn http1(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause
         .await
         .map_err(protocol)?;
     pool.cluster.stats.cx_http1_total.fetch_add(1, Relaxed);
-    let living = Living::new(pool, permit);
+    let life = Life::new(Living::new(pool, permit));
+    let of_task = life.clone();
     tokio::task::spawn_local(async move {
-        let _living = living;
         // An error here reaches the request that waits on this connection.
         let _ = connection.with_upgrades().await;
+        of_task.end();
     });
-    Ok(Lease::http1(pool.clone(), Conn { sender, about: About { local, peer_uri }, served: 0, born: Instant::now() }))
+    let about = About { local, peer_uri };
+    Ok(Lease::http1(pool.clone(), Conn { sender, about, served: 0, born: Instant::now(), life }))
 }
 
 async fn http2(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause> {
@@ -149,10 +181,9 @@ fn protocol(error: hyper::Error) -> Cause {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LocalExecutor;
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        // Not in an `async` block: it would move the future once more.
+        tokio::task::spawn_local(future);
     }
 }

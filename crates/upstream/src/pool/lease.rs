@@ -4,15 +4,17 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::time::Instant;
 
-use super::dial::Connection;
+use super::dial::{Connection, Life};
 use super::host_pool::HostPool;
 use crate::body::Body;
+use crate::cluster::Permit;
 use crate::config::ClusterConfig;
 
 /// What is known of a connection.
@@ -29,6 +31,8 @@ pub(super) struct Conn {
     pub(super) about: About,
     pub(super) served: u32,
     pub(super) born: Instant,
+    /// Its count among the connections.
+    pub(super) life: Rc<Life>,
 }
 
 /// One HTTP/2 connection, shared by its streams.
@@ -74,22 +78,46 @@ pub(super) enum Held {
     Nothing,
 }
 
+/// Counts a request at its host, from the moment it waits for a connection: least-request balancing looks at it.
+#[derive(Debug)]
+pub(super) struct AtHost(Rc<HostPool>);
+
+impl AtHost {
+    pub(super) fn new(pool: &Rc<HostPool>) -> Self {
+        pool.host.stats.rq_active.fetch_add(1, Relaxed);
+        Self(pool.clone())
+    }
+}
+
+impl Drop for AtHost {
+    fn drop(&mut self) {
+        self.0.host.stats.rq_active.fetch_sub(1, Relaxed);
+    }
+}
+
 /// The hold of one response on its connection.
 #[derive(Debug)]
 pub struct Lease {
     pool: Rc<HostPool>,
     held: Held,
+    /// Its request's places among the requests of the cluster and of the host.
+    places: Option<(Permit, AtHost)>,
 }
 
 impl Lease {
     pub(super) fn http1(pool: Rc<HostPool>, conn: Conn) -> Self {
-        Self { pool, held: Held::Http1(conn) }
+        Self { pool, held: Held::Http1(conn), places: None }
     }
 
     /// One more stream of a shared connection.
     pub(super) fn http2(pool: Rc<HostPool>, shared: Rc<Shared>) -> Self {
         shared.streams.set(shared.streams.get() + 1);
-        Self { pool, held: Held::Http2(shared) }
+        Self { pool, held: Held::Http2(shared), places: None }
+    }
+
+    /// Counts its request as long as it lasts.
+    pub(super) fn count(&mut self, permit: Permit, at_host: AtHost) {
+        self.places = Some((permit, at_host));
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -100,7 +128,13 @@ impl Lease {
         let (sending, about) = match &mut self.held {
             Held::Http1(conn) => {
                 conn.served += 1;
-                (conn.sender.try_send_request(request).await, conn.about.clone())
+                let connect = request.method() == Method::CONNECT;
+                let upgrades = connect || request.headers().contains_key(header::UPGRADE);
+                conn.life.upgrading(upgrades);
+                let result = conn.sender.try_send_request(request).await;
+                let upgraded = |r: &Response<Incoming>| is_upgraded(connect, r.status());
+                conn.life.upgrading(upgrades && result.as_ref().is_ok_and(upgraded));
+                (result, conn.about.clone())
             }
             Held::Http2(shared) => {
                 shared.served.set(shared.served.get() + 1);
@@ -116,6 +150,11 @@ impl Lease {
         (sending, about)
     }
 
+    /// Whether the connection has become another protocol's: it lasts as long as the lease.
+    pub(crate) fn is_upgraded(&self) -> bool {
+        matches!(&self.held, Held::Http1(conn) if conn.life.is_upgraded())
+    }
+
     /// The response has ended in order: an HTTP/1 connection may serve the next request. A stream ends by the drop.
     pub(crate) fn give_back(mut self) {
         match std::mem::replace(&mut self.held, Held::Nothing) {
@@ -123,6 +162,11 @@ impl Lease {
             stream => self.held = stream,
         }
     }
+}
+
+/// Whether an answer ends HTTP on its connection (RFC 9110, 15.2.2 and 9.3.6).
+fn is_upgraded(connect: bool, status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || connect && status.is_success()
 }
 
 impl Drop for Lease {
