@@ -160,7 +160,7 @@ pub(crate) async fn serve(
         in_flight: Cell::new(0),
         last_used: Cell::new(Instant::now()),
         answered: Cell::new(false),
-        limits: limits::Limits::default(),
+        limits: limits::Limits::new(http2),
         told: Notify::new(),
     });
     if http2 {
@@ -214,11 +214,13 @@ async fn serve_http1(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
     let serving = builder.serve_connection(io, service(connection, answer)).with_upgrades();
     tokio::pin!(serving);
     let result = tokio::select! {
+        biased;
         result = &mut serving => result,
         () = connection.limits.over() => return,
         () = over(connection, manager) => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
+                biased;
                 result = serving => result,
                 () = connection.limits.over() => return,
             }

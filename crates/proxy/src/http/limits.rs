@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::Live;
@@ -13,13 +12,14 @@ use super::held::Shared;
 use super::idle::Idle;
 
 /// What is watched on one connection.
-#[derive(Default)]
 pub(super) struct Limits {
     watched: RefCell<Vec<Watched>>,
     /// When the time of the first of them may be over.
     next: Cell<Option<Instant>>,
-    /// Told when that has become earlier.
-    earlier: Notify,
+    /// Woken when that has become earlier. Not where requests are served by the very task that watches: it looks anyway,
+    /// after it has served.
+    watcher: Cell<Option<Waker>>,
+    apart: bool,
 }
 
 enum Watched {
@@ -96,6 +96,11 @@ impl std::fmt::Debug for Limits {
 }
 
 impl Limits {
+    /// `apart` where other tasks than the one that watches serve the requests.
+    pub(super) fn new(apart: bool) -> Self {
+        Self { watched: RefCell::default(), next: Cell::new(None), watcher: Cell::new(None), apart }
+    }
+
     /// Watches the silence of a request that has no answer yet.
     pub(super) fn request(&self, idle: Idle) -> Rc<Waiting> {
         let until = idle.until();
@@ -117,7 +122,7 @@ impl Limits {
         watched.push(new);
         if self.next.get().is_none_or(|next| until < next) {
             self.next.set(Some(until));
-            self.earlier.notify_one();
+            self.watcher.take().into_iter().for_each(Waker::wake);
         }
     }
 
@@ -125,19 +130,24 @@ impl Limits {
     /// Ready when there was such an answer: HTTP/1 has nothing else on the connection and ends it; a stream of HTTP/2 is
     /// reset when hyper comes for its next piece.
     pub(super) async fn over(&self) {
-        loop {
-            let Some(next) = self.next.get() else {
-                self.earlier.notified().await;
-                continue;
-            };
-            tokio::select! {
-                () = tokio::time::sleep_until(next) => {}
-                () = self.earlier.notified() => continue,
+        let timer = tokio::time::sleep_until(Instant::now());
+        tokio::pin!(timer);
+        std::future::poll_fn(|cx| {
+            loop {
+                if self.apart {
+                    self.watcher.set(Some(cx.waker().clone()));
+                }
+                let Some(next) = self.next.get() else { return Poll::Pending };
+                if timer.deadline() != next {
+                    timer.as_mut().reset(next);
+                }
+                std::task::ready!(timer.as_mut().poll(cx));
+                if self.sweep(Instant::now()) {
+                    return Poll::Ready(());
+                }
             }
-            if self.sweep(Instant::now()) {
-                return;
-            }
-        }
+        })
+        .await;
     }
 
     /// Ends what has had its time; `true` when an answer had.
@@ -171,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn answers_that_are_over_leave_nothing_behind() {
-        let limits = Limits::default();
+        let limits = Limits::new(true);
         let open: Rc<Shared> = Rc::default();
         limits.answer(&open, Instant::now() + LIMIT);
         for _ in 0..10_000 {
@@ -184,7 +194,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_request_is_told_and_one_that_moves_is_not() {
-        let limits = Limits::default();
+        let limits = Limits::new(true);
         let (silent, moving) = (Idle::new(LIMIT, Instant::now()), Idle::new(LIMIT, Instant::now()));
         let (of_silent, of_moving) = (limits.request(silent), limits.request(moving.clone()));
         let started = Instant::now();
