@@ -98,7 +98,7 @@ fn client(cert: Option<Arc<CertSlot>>, roots: Arc<RootSlot>, server: &SpiffeId) 
 
 fn server(cert: Arc<CertSlot>, roots: Arc<RootSlot>) -> ServerTls {
     let sans = vec![SanMatch::Prefix("spiffe://cluster.local/".to_owned())];
-    ServerTls { cert, roots: Some(roots), require_client_cert: true, sans, alpn: Vec::new() }
+    ServerTls { cert, roots: Some(roots), require_client_cert: true, sans, revoked: Vec::new(), alpn: Vec::new() }
 }
 
 #[test]

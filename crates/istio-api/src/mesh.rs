@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::extensions::ProxyImage;
-use crate::networking::{LocalityLbSetting, TcpKeepalive, ZoneAwareLbSetting};
+use crate::networking::{ClientTlsSettings, LocalityLbSetting, TcpKeepalive, ZoneAwareLbSetting};
 use crate::providers::{FileAccessLog, OpenTelemetry, ProxyTracing, Zipkin};
 
 /// The mesh's configuration (ConfigMap `istio` in the root namespace, key `mesh`).
@@ -103,6 +103,7 @@ pub struct DefaultProviders {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct OutboundTrafficPolicy {
     pub mode: Option<String>,
+    pub tls: Option<ClientTlsSettings>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]

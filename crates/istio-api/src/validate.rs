@@ -7,6 +7,7 @@ mod field;
 mod mesh;
 mod providers;
 mod security;
+mod server_tls;
 mod service_entry;
 mod sidecar;
 mod virtual_service;

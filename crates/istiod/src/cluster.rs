@@ -156,6 +156,7 @@ impl Attached {
             roots: None,
             require_client_cert: false,
             sans: Vec::new(),
+            revoked: Vec::new(),
             alpn: vec![b"http/1.1".to_vec()],
         };
         tokio::spawn(crate::admission::serve(tls::accept(webhook, tls.build()?), admission));

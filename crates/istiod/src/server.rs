@@ -341,6 +341,7 @@ fn secure_config(roots: Arc<RootSlot>, cert: Arc<CertSlot>) -> Result<Arc<rustls
         roots: Some(roots),
         require_client_cert: false,
         sans: Vec::new(),
+        revoked: Vec::new(),
         alpn: vec![b"h2".to_vec()],
     };
     Ok(tls.build()?)

@@ -39,6 +39,8 @@ pub struct ServerTls {
     pub require_client_cert: bool,
     /// Names a client may have; none means any.
     pub sans: Vec<SanMatch>,
+    /// Lists of revoked certificates; with any, each certificate of the chain must be told of by one.
+    pub revoked: Vec<Arc<CertRevocationList<'static>>>,
     /// Protocols we take, in order of preference.
     pub alpn: Vec<Vec<u8>>,
 }
@@ -65,7 +67,7 @@ impl ServerTls {
             Some(roots) => builder.with_client_cert_verifier(Arc::new(Verifier {
                 roots: Some(roots.clone()),
                 sans: self.sans.clone(),
-                revoked: Vec::new(),
+                revoked: self.revoked.clone(),
                 mandatory: self.require_client_cert,
             })),
             None if self.require_client_cert => {

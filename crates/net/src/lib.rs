@@ -4,11 +4,13 @@
 
 pub mod netns;
 mod original;
+mod pipe;
 mod program;
 mod socket;
 mod splice;
 
 pub use original::original_dst;
+pub use pipe::{Pipe, peek};
 pub use program::release_program;
 pub use socket::{ListenOptions, connect_socket, listen, set_keepalive};
 pub use splice::{Copied, CopyEnd, Moved, copy_bidirectional, copy_counted};

@@ -20,6 +20,9 @@ const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptio
 /// All clusters of a proxy: the fixed ones, its own ports, and what it may call.
 pub fn clusters(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
     let mut all = vec![black_hole(snapshot), passthrough(snapshot, proxy), inbound_passthrough(snapshot)];
+    if scope::names_unknown(snapshot, proxy) {
+        all.push(named(snapshot, proxy));
+    }
     if let Some(workload) = scope::own_workload(snapshot, proxy) {
         for port in scope::inbound_ports(snapshot, proxy, &workload) {
             all.push(inbound(snapshot, &port));
@@ -116,6 +119,18 @@ fn to_original_destination(snapshot: &Snapshot, name: &str) -> Value {
 
 fn passthrough(snapshot: &Snapshot, proxy: &Proxy) -> Value {
     let mut out = to_original_destination(snapshot, names::PASSTHROUGH);
+    exchange_metadata(proxy, &mut out);
+    out
+}
+
+/// Where requests of HTTP to unknown hosts go: the host says where.
+fn named(snapshot: &Snapshot, proxy: &Proxy) -> Value {
+    let mut out = to_original_destination(snapshot, names::NAMED);
+    out["altStatName"] = json!(format!("{};", names::NAMED));
+    if let Some(fields) = out.as_object_mut() {
+        fields.shift_remove("type");
+    }
+    out["clusterType"] = names_of_callers::unknown_cluster_type(snapshot);
     exchange_metadata(proxy, &mut out);
     out
 }
@@ -412,7 +427,7 @@ impl Outbound<'_> {
                 if let Some(fields) = out.as_object_mut() {
                     fields.shift_remove("type");
                 }
-                out["clusterType"] = names_of_callers::cluster_type();
+                out["clusterType"] = names_of_callers::cluster_type(self.snapshot);
             }
             _ => {}
         }

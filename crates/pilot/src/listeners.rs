@@ -3,6 +3,7 @@
 mod chains;
 mod inbound;
 mod outbound;
+mod placed;
 mod port;
 
 use mesh::Snapshot;
@@ -16,7 +17,7 @@ pub fn listeners(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
         return Vec::new();
     }
     let mut all = outbound::listeners(snapshot, proxy);
-    all.push(inbound::listener(snapshot, proxy));
+    all.extend(inbound::listeners(snapshot, proxy));
     all.push(outbound::catch_all(snapshot, proxy));
     all.into_iter().filter_map(|json| Resource::from_json(json["name"].clone().as_str()?, json)).collect()
 }
@@ -31,3 +32,6 @@ fn listener_filter(short: &str, message: &str) -> Value {
         "typedConfig": {"@type": format!("type.googleapis.com/envoy.extensions.filters.listener.{short}.v3.{message}")}
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 pub const BLACK_HOLE: &str = "BlackHoleCluster";
 /// Outbound traffic to addresses the mesh does not know.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
+/// Outbound HTTP to hosts the mesh does not know, where their names are looked up (ALLOW_ANY_DYNAMIC_DNS).
+pub const NAMED: &str = "AllowAnyDynamicDNSCluster";
 /// Inbound traffic to ports the mesh does not know.
 pub const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
 /// The replicas of the workload beside a proxy, which asks for them under this name when it is told to

@@ -7,11 +7,12 @@ use istio_api::service_entry::ServiceEntry;
 use mesh::{Resolution, Snapshot};
 use serde_json::{Value, json};
 
-use crate::{Proxy, names};
+use crate::{Proxy, names, scope};
 
-/// One cache, shared by name: all who speak of it must say the same.
-fn cache() -> Value {
-    json!({
+/// One cache, shared by name: all who speak of it must say the same. Where unknown hosts are looked up it has Istio's name
+/// and size for that.
+fn cache(snapshot: &Snapshot) -> Value {
+    let mut out = json!({
         "dnsLookupFamily": "V4_ONLY",
         "name": "dynamic_dns",
         "typedDnsResolverConfig": {
@@ -21,7 +22,12 @@ fn cache() -> Value {
                 "udpMaxQueries": 100
             }
         }
-    })
+    });
+    if scope::names_unknown_somewhere(snapshot) {
+        out["name"] = json!("allow_any_dfp_dns_cache");
+        out["maxHosts"] = json!(1024);
+    }
+    out
 }
 
 fn is_dynamic(entry: &ServiceEntry) -> bool {
@@ -35,24 +41,33 @@ pub(crate) fn hosts(snapshot: &Snapshot) -> HashSet<&str> {
 }
 
 /// The type of a cluster.
-pub(crate) fn cluster_type() -> Value {
+pub(crate) fn cluster_type(snapshot: &Snapshot) -> Value {
     json!({
         "name": "envoy.clusters.dynamic_forward_proxy",
         "typedConfig": {
             "@type": "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
-            "dnsCacheConfig": cache()
+            "dnsCacheConfig": cache(snapshot)
         }
     })
 }
 
-/// The filter by which requests name hosts, where any service is called so.
-pub(crate) fn http_filter(snapshot: &Snapshot) -> Option<Value> {
-    snapshot.service_entries().any(|entry| is_dynamic(&entry.spec)).then(|| {
+/// The type of the cluster of unknown hosts.
+pub(crate) fn unknown_cluster_type(snapshot: &Snapshot) -> Value {
+    let mut out = cluster_type(snapshot);
+    // There is no TLS; Envoy wants to hear that this is meant.
+    out["typedConfig"]["allowInsecureClusterOptions"] = json!(true);
+    out
+}
+
+/// The filter by which requests name hosts, where any service, or all that is unknown, is called so.
+pub(crate) fn http_filter(snapshot: &Snapshot, proxy: &Proxy) -> Option<Value> {
+    let any = || snapshot.service_entries().any(|entry| is_dynamic(&entry.spec));
+    (scope::names_unknown(snapshot, proxy) || any()).then(|| {
         json!({
             "name": "envoy.filters.http.dynamic_forward_proxy",
             "typedConfig": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
-                "dnsCacheConfig": cache()
+                "dnsCacheConfig": cache(snapshot)
             }
         })
     })
@@ -67,7 +82,7 @@ pub(crate) fn sni_filter(snapshot: &Snapshot, proxy: &Proxy, cluster: &str) -> O
             "name": "envoy.filters.network.sni_dynamic_forward_proxy",
             "typedConfig": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
-                "dnsCacheConfig": cache(),
+                "dnsCacheConfig": cache(snapshot),
                 "portValue": port
             }
         })

@@ -5,25 +5,34 @@ pub(crate) mod matching;
 
 use istio_api::Object;
 use istio_api::networking::{Destination, HttpRoute, VirtualService};
+use istio_api::unix::socket_path;
 use mesh::{Service, Snapshot};
 use serde_json::{Value, json};
 
-use crate::{Proxy, Resource, clusters, names, scope, sidecar};
+use crate::sidecar::{self, Routed};
+use crate::{Proxy, Resource, clusters, names, scope};
+
+/// Istio's name of what is routed by the names that callers bring.
+const BY_NAME: &str = "allow_any_dynamic_dns";
 
 /// The route configurations of the given names; names that stand for nothing are left out.
 pub fn routes(snapshot: &Snapshot, proxy: &Proxy, wanted: &[String]) -> Vec<Resource> {
     wanted
         .iter()
         .filter_map(|name| {
-            let hosts = match name.rsplit_once(':') {
-                Some((host, port)) => one_service(snapshot, proxy, host, port.parse().ok()?)?,
-                None => port(snapshot, proxy, name.parse().ok()?),
+            let own = name.rsplit_once(':').filter(|_| socket_path(name).is_none());
+            let (hosts, by_port) = match own {
+                Some((host, port)) => (one_service(snapshot, proxy, host, port.parse().ok()?)?, false),
+                None => {
+                    let routed = sidecar::routed(snapshot, proxy, name)?;
+                    (shared(snapshot, proxy, &routed, name.parse().ok()), routed.all_ports)
+                }
             };
             Resource::from_json(
                 name,
                 json!({
                     "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-                    "ignorePortInHostMatching": true,
+                    "ignorePortInHostMatching": !by_port,
                     "maxDirectResponseBodySizeBytes": 1_048_576,
                     "name": name,
                     "validateClusters": false,
@@ -42,18 +51,24 @@ fn one_service(snapshot: &Snapshot, proxy: &Proxy, host: &str, port: u16) -> Opt
     Some(vec![virtual_host])
 }
 
-/// The routes of all services that share an HTTP port, and what happens to all other hosts.
-fn port(snapshot: &Snapshot, proxy: &Proxy, port: u16) -> Vec<Value> {
+/// The routes of all services that share an HTTP port, or a Unix socket, and what happens to all other hosts.
+fn shared(snapshot: &Snapshot, proxy: &Proxy, routed: &Routed<'_>, port: Option<u16>) -> Vec<Value> {
     let mut taken = std::collections::HashSet::new();
     let mut hosts = Vec::new();
-    for service in sidecar::services_on_port(snapshot, proxy, port) {
-        let shared = service.ports.iter().any(|p| p.port == port && scope::shares_routes(service, p, proxy));
-        if shared {
-            hosts.push(service_host(snapshot, proxy, service, port));
+    for service in &routed.services {
+        for known in &service.ports {
+            let here = routed.all_ports || port == Some(known.port);
+            let sniffed = routed.placed && scope::app(known) == scope::App::Auto && service.external_name.is_none();
+            if here && (sniffed || scope::shares_routes(service, known, proxy)) {
+                hosts.push(service_host(snapshot, proxy, service, known.port));
+            }
         }
     }
-    if port == 80 {
-        hosts.extend(foreign_hosts(snapshot, proxy, port));
+    if routed.all_ports || port == Some(80) {
+        hosts.extend(foreign_hosts(snapshot, proxy, 80));
+    }
+    if routed.all_ports {
+        hosts.iter_mut().for_each(with_ports);
     }
     // Two virtual hosts must not claim one domain: the first keeps it.
     for host in &mut hosts {
@@ -65,6 +80,18 @@ fn port(snapshot: &Snapshot, proxy: &Proxy, port: u16) -> Vec<Value> {
     hosts.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
     hosts.push(catch_all(snapshot, proxy));
     hosts
+}
+
+/// Where hosts of all ports stand together each is known by its port; without one it is 80, HTTP's own. Istio says so too,
+/// and then has Envoy ignore the ports.
+fn with_ports(host: &mut Value) {
+    let port = host["name"].as_str().and_then(|name| Some(name.rsplit_once(':')?.1.to_owned())).unwrap_or_default();
+    let Some(domains) = host["domains"].as_array_mut() else { return };
+    let named: Vec<Value> = domains.iter().filter_map(Value::as_str).map(|d| format!("{d}:{port}").into()).collect();
+    if port != "80" {
+        domains.clear();
+    }
+    domains.extend(named);
 }
 
 /// Hosts of VirtualServices that are no services: they are served on port 80.
@@ -273,25 +300,40 @@ fn mirrors(
     single.into_iter().chain(several).collect()
 }
 
-fn catch_all(snapshot: &Snapshot, proxy: &Proxy) -> Value {
+/// What happens to requests for hosts that nobody knows.
+pub(crate) fn catch_all(snapshot: &Snapshot, proxy: &Proxy) -> Value {
     let cluster = scope::unknown(snapshot, proxy);
-    if cluster != names::BLACK_HOLE {
-        json!({
-            "domains": ["*"],
-            "includeRequestAttemptCount": true,
-            "name": "allow_any",
-            "routes": [{
-                "match": {"prefix": "/"},
-                "name": "allow_any",
-                "route": {"cluster": cluster, "maxGrpcTimeout": "0s", "timeout": "0s"}
-            }]
-        })
-    } else {
-        json!({
-            "domains": ["*"],
-            "includeRequestAttemptCount": true,
-            "name": "block_all",
-            "routes": [{"directResponse": {"status": 502}, "match": {"prefix": "/"}, "name": "block_all"}]
-        })
-    }
+    let (name, cluster) = match cluster.as_str() {
+        names::BLACK_HOLE => {
+            return json!({
+                "domains": ["*"],
+                "includeRequestAttemptCount": true,
+                "name": "block_all",
+                "routes": [{"directResponse": {"status": 502}, "match": {"prefix": "/"}, "name": "block_all"}]
+            });
+        }
+        _ if scope::names_unknown(snapshot, proxy) => (BY_NAME, names::NAMED),
+        cluster => ("allow_any", cluster),
+    };
+    json!({
+        "domains": ["*"],
+        "includeRequestAttemptCount": true,
+        "name": name,
+        "routes": [{
+            "match": {"prefix": "/"},
+            "name": name,
+            "route": {"cluster": cluster, "maxGrpcTimeout": "0s", "timeout": "0s"}
+        }]
+    })
+}
+
+/// The routes of connections that no listener of a port took: all are for unknown hosts, which DNS is asked for.
+pub(crate) fn by_name(snapshot: &Snapshot, proxy: &Proxy) -> Value {
+    json!({
+        "ignorePortInHostMatching": true,
+        "maxDirectResponseBodySizeBytes": 1_048_576,
+        "name": BY_NAME,
+        "validateClusters": false,
+        "virtualHosts": [catch_all(snapshot, proxy)]
+    })
 }

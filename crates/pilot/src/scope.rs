@@ -1,11 +1,11 @@
 //! What a proxy sees of the mesh, and how a port is treated.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use istio_api::Object;
-use istio_api::edge::{IngressListener, SidecarPort};
+use istio_api::edge::{IngressListener, ServerTls, SidecarPort};
 use istio_api::networking::{ConnectionPool, VirtualService};
 use istio_api::unix::socket_path;
 use mesh::{Protocol, Service, ServicePort, Snapshot, Workload};
@@ -151,7 +151,23 @@ pub(crate) struct InboundPort {
     pub endpoint: Option<Application>,
     /// Limits of the connections to the application.
     pub pool: Option<ConnectionPool>,
+    /// The address by which its chain is known, and at which it listens when it is bound.
+    pub bind: IpAddr,
+    /// It has a socket of its own, and takes nothing that was intercepted.
+    pub bound: bool,
+    /// TLS of callers outside the mesh.
+    pub tls: Option<ServerTls>,
 }
+
+impl InboundPort {
+    /// `ADDRESS_PORT`, the name of its chains, and of its listener when it is bound.
+    pub(crate) fn name(&self) -> String {
+        format!("{}_{}", self.bind, self.port)
+    }
+}
+
+/// Every address.
+const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// The ports of a workload by number; of several services on one port the first decides the protocol. A Sidecar with
 /// ingress listeners replaces what services say.
@@ -181,6 +197,9 @@ fn service_ports(snapshot: &Snapshot, workload: &Workload) -> BTreeMap<u16, Inbo
                 services: Vec::new(),
                 endpoint: None,
                 pool: None,
+                bind: ANYWHERE,
+                bound: false,
+                tls: None,
             });
             if !entry.services.iter().any(|known| known.host == service.host) {
                 entry.services.push(Arc::clone(service));
@@ -204,15 +223,32 @@ fn ingress(
         Some(path) => Some(Application::Pipe(path.to_owned())),
         None => listener.default_endpoint.parse().ok().map(|at| Application::Ip(own(at))),
     };
+    // Where TLS ends at the sidecar, what was inside it is seen.
+    let app = match (&listener.tls, given.protocol.to_ascii_uppercase().as_str()) {
+        (Some(_), "HTTPS") => App::Http1,
+        _ => app_of(given),
+    };
     let made = InboundPort {
         port,
         service_port: known.as_ref().map_or(port, |k| k.service_port),
-        app: app_of(given),
+        app,
         services: known.map(|k| k.services).unwrap_or_default(),
         endpoint,
         pool: listener.connection_pool.clone(),
+        bind: listener.bind.parse().unwrap_or_else(|_| if is_global(proxy.ip) { proxy.ip } else { ANYWHERE }),
+        bound: listener.capture_mode.as_deref() == Some("NONE"),
+        tls: listener.tls.clone(),
     };
     Some((port, made))
+}
+
+/// Whether others can call an address (Go's `IsGlobalUnicast`, which Istio asks).
+fn is_global(ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !link_local && !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast()
 }
 
 /// A host as it is known in the mesh: short names belong to the namespace of who wrote them.
@@ -233,10 +269,28 @@ pub(crate) fn unknown(snapshot: &Snapshot, proxy: &Proxy) -> String {
             _ => names::BLACK_HOLE.to_owned(),
         };
     }
-    match snapshot.mesh_config().outbound_traffic_policy.as_ref().map(|policy| policy.mode.as_deref()) {
-        None | Some(Some("ALLOW_ANY")) => names::PASSTHROUGH.to_owned(),
+    match mesh_mode(snapshot) {
+        None | Some("ALLOW_ANY" | BY_NAME) => names::PASSTHROUGH.to_owned(),
         _ => names::BLACK_HOLE.to_owned(),
     }
+}
+
+const BY_NAME: &str = "ALLOW_ANY_DYNAMIC_DNS";
+
+/// What the mesh does with traffic to unknown places; `None` without a word.
+fn mesh_mode(snapshot: &Snapshot) -> Option<&str> {
+    snapshot.mesh_config().outbound_traffic_policy.as_ref().map(|policy| policy.mode.as_deref().unwrap_or_default())
+}
+
+/// Whether requests of HTTP to unknown hosts go where DNS says, for some proxies of the mesh.
+pub(crate) fn names_unknown_somewhere(snapshot: &Snapshot) -> bool {
+    mesh_mode(snapshot) == Some(BY_NAME)
+}
+
+/// The same for a proxy: a Sidecar has its own word, and cannot say this.
+pub(crate) fn names_unknown(snapshot: &Snapshot, proxy: &Proxy) -> bool {
+    let own = sidecar::of(snapshot, proxy).is_some_and(|s| s.outbound_traffic_policy.is_some());
+    names_unknown_somewhere(snapshot) && !own
 }
 
 /// How long the first bytes of a connection are waited for; zero leaves it to the proxy.

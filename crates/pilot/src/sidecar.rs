@@ -6,6 +6,7 @@ use std::sync::Arc;
 use istio_api::Object;
 use istio_api::edge::{EgressListener, Sidecar};
 use istio_api::networking::VirtualService;
+use istio_api::unix::socket_path;
 use mesh::{Service, Snapshot};
 
 use crate::{Proxy, scope};
@@ -58,6 +59,23 @@ impl Egress<'_> {
     /// The port it is for; `None`: all that no other is for.
     pub(crate) fn port(&self) -> Option<u16> {
         self.listener.and_then(|l| l.port.as_ref()).and_then(|p| u16::try_from(p.number).ok())
+    }
+
+    /// Whether it is a proxy for HTTP to all ports of its services.
+    pub(crate) fn is_proxy(&self) -> bool {
+        let port = self.listener.and_then(|l| l.port.as_ref());
+        port.is_some_and(|p| p.protocol.eq_ignore_ascii_case("HTTP_PROXY"))
+    }
+
+    /// Whether its number says nothing of which ports of its services are called: a proxy's, or a Unix socket's.
+    pub(crate) fn is_of_all_ports(&self) -> bool {
+        self.is_proxy() || self.port() == Some(0)
+    }
+
+    /// Whether it has a place of its own, instead of those of services.
+    fn is_placed(&self) -> bool {
+        self.is_proxy()
+            || self.listener.is_some_and(|l| !l.bind.is_empty() || l.capture_mode.as_deref() == Some("NONE"))
     }
 
     fn admits(&self, namespace: &str, fits: impl Fn(&Pattern<'_>) -> bool) -> bool {
@@ -121,11 +139,30 @@ pub(crate) fn services_of<'a>(snapshot: &'a Snapshot, proxy: &Proxy, egress: &Eg
     visible(snapshot, proxy).filter(|service| egress.admits_service(service)).collect()
 }
 
-/// The services whose routes stand under a port number: those of the listener that is for it.
-pub(crate) fn services_on_port<'a>(snapshot: &'a Snapshot, proxy: &Proxy, port: u16) -> Vec<&'a Arc<Service>> {
+/// What the routes under a name are of: a port's number, or a Unix socket.
+pub(crate) struct Routed<'a> {
+    /// The services of the listener that is for it.
+    pub services: Vec<&'a Arc<Service>>,
+    /// Routes of all ports of the services, which their hosts' ports tell apart.
+    pub all_ports: bool,
+    /// It has a place of its own: also services of undeclared protocol come here.
+    pub placed: bool,
+}
+
+/// The listener that is for a port, or for a Unix socket, and its services.
+pub(crate) fn routed<'a>(snapshot: &'a Snapshot, proxy: &Proxy, name: &str) -> Option<Routed<'a>> {
     let all = egress(snapshot, proxy);
+    let found = |egress: &Egress<'_>| Routed {
+        services: services_of(snapshot, proxy, egress),
+        all_ports: egress.is_of_all_ports(),
+        placed: egress.is_placed(),
+    };
+    if socket_path(name).is_some() {
+        return all.iter().find(|e| e.listener.is_some_and(|l| l.bind == name)).map(found);
+    }
+    let port = name.parse::<u16>().ok().filter(|port| *port != 0)?;
     let listener = all.iter().find(|e| e.port() == Some(port)).or_else(|| all.iter().find(|e| e.port().is_none()));
-    listener.map(|egress| services_of(snapshot, proxy, egress)).unwrap_or_default()
+    Some(listener.map_or_else(|| Routed { services: Vec::new(), all_ports: false, placed: false }, found))
 }
 
 /// All services the proxy may call by name.

@@ -1,5 +1,6 @@
 //! Transport sockets: mesh mTLS by SDS, and TLS that a DestinationRule asks for.
 
+use istio_api::edge::ServerTls;
 use serde_json::{Value, json};
 
 use crate::secrets;
@@ -175,5 +176,45 @@ pub(crate) fn mesh_downstream(trust_domains: &[&str], alpn: &[&str]) -> Value {
             }
         },
         "requireClientCertificate": true
+    }))
+}
+
+/// TLS of callers outside the mesh, by files of the pod. Versions and suites are Envoy's where the user names none.
+pub(crate) fn own_downstream(settings: &ServerTls) -> Value {
+    let certificate = sds(&format!("file-cert:{}~{}", settings.server_certificate, settings.private_key));
+    let mut common = json!({"alpnProtocols": ["h2", "http/1.1"], "tlsCertificateSdsSecretConfigs": [certificate]});
+    let mode = settings.mode.as_deref().unwrap_or_default();
+    if matches!(mode, "MUTUAL" | "OPTIONAL_MUTUAL") {
+        let mut checks = json!({});
+        if !settings.ca_crl.is_empty() {
+            checks["crl"] = json!({"filename": settings.ca_crl});
+        }
+        common["combinedValidationContext"] = json!({
+            "defaultValidationContext": checks,
+            "validationContextSdsSecretConfig": sds(&format!("file-root:{}", settings.ca_certificates))
+        });
+    }
+    let mut params = serde_json::Map::new();
+    for (field, version) in [
+        ("tlsMinimumProtocolVersion", &settings.min_protocol_version),
+        ("tlsMaximumProtocolVersion", &settings.max_protocol_version),
+    ] {
+        let known = version.as_deref().and_then(|version| match version {
+            "TLSV1_2" => Some("TLSv1_2"),
+            "TLSV1_3" => Some("TLSv1_3"),
+            _ => None,
+        });
+        params.extend(known.map(|known| (field.to_owned(), json!(known))));
+    }
+    if !settings.cipher_suites.is_empty() {
+        params.insert("cipherSuites".to_owned(), json!(settings.cipher_suites));
+    }
+    if !params.is_empty() {
+        common["tlsParams"] = Value::Object(params);
+    }
+    socket(json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "commonTlsContext": common,
+        "requireClientCertificate": mode == "MUTUAL"
     }))
 }

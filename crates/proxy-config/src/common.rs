@@ -27,7 +27,7 @@ pub(crate) fn limit(proto: Option<&envoy_api::Duration>) -> Option<Duration> {
     duration(proto).filter(|d| !d.is_zero())
 }
 
-/// Where a host listens: a socket address, or the path of a Unix socket.
+/// Where a host or a listener is: a socket address, or the path of a Unix socket.
 pub(crate) fn host_address(proto: Option<&core::Address>) -> Result<upstream::Address> {
     let Some(core::address::Address::Pipe(pipe)) = proto.and_then(|a| a.address.as_ref()) else {
         return socket_address(proto).map(upstream::Address::Ip);

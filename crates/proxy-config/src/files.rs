@@ -27,7 +27,7 @@ pub(crate) fn certificate(store: &SecretStore, name: &str) -> Arc<CertSlot> {
             slot.set(&text(chain)?, &text(key)?).map_err(|e| e.to_string())
         };
         if let Err(why) = read() {
-            tracing::warn!(secret = name, why, "a certificate of a DestinationRule cannot be read");
+            tracing::warn!(secret = name, why, "a certificate cannot be read");
         }
     }
     slot
@@ -46,7 +46,7 @@ pub(crate) fn roots(store: &SecretStore, name: &str) -> Arc<RootSlot> {
             slot.set_pem(&pem).map_err(|e| e.to_string())
         };
         if let Err(why) = read() {
-            tracing::warn!(secret = name, why, "roots of a DestinationRule cannot be read");
+            tracing::warn!(secret = name, why, "roots cannot be read");
         }
     }
     slot

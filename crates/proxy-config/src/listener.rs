@@ -1,6 +1,5 @@
 //! Listeners: filter chains, what is looked at before one is chosen, and what they end in.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +16,10 @@ use rules::headers::HeaderMutation;
 use rules::rbac::Engine;
 use rules::route::WeightedCluster;
 use telemetry::AccessLog;
-use upstream::{ClusterSlot, NameLimits};
+use upstream::{Address, ClusterSlot, NameLimits};
 
 use crate::access_log;
-use crate::common::{cidr, duration, kind, limit, socket_address, unpack};
+use crate::common::{cidr, duration, host_address, kind, limit, unpack};
 use crate::context::{ConfigError, Context, Refusal, Result, Under};
 use crate::http::{self, HttpManager, RouteSource, extension};
 use crate::names;
@@ -37,7 +36,7 @@ pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
     /// Where it listens, or, unbound, what connections it is handed.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Whether it has a socket of its own.
     pub bound: bool,
     /// Connections are handed to the listener of their original destination, when there is one.
@@ -182,7 +181,7 @@ fn compile(proto: &proto::Listener, context: &Context) -> Result<Listener> {
     refuse_old_listener(proto)?;
     let mut listener = Listener {
         name: proto.name.as_str().into(),
-        address: socket_address(proto.address.as_ref()).under("address")?,
+        address: host_address(proto.address.as_ref()).under("address")?,
         bound: proto.bind_to_port.is_none_or(|v| v.value),
         hands_over: proto.use_original_dst.is_some_and(|v| v.value),
         original_dst: proto.use_original_dst.is_some_and(|v| v.value),
@@ -210,7 +209,22 @@ fn compile(proto: &proto::Listener, context: &Context) -> Result<Listener> {
         .map(|c| filter_chain(c, context))
         .transpose()
         .under("default_filter_chain")?;
+    pipe(&listener)?;
     Ok(listener)
+}
+
+/// What there is not on Unix sockets: interception, and TLS.
+fn pipe(listener: &Listener) -> Result<()> {
+    if listener.address.pipe().is_none() {
+        return Ok(());
+    }
+    if !listener.bound || listener.original_dst {
+        return Err(Refusal::new("address", "nothing that goes to a Unix socket is intercepted"));
+    }
+    if listener.chains.iter().chain(&listener.default_chain).any(|chain| chain.tls.is_some()) {
+        return Err(Refusal::new("transport_socket", "TLS at a Unix socket is not supported"));
+    }
+    Ok(())
 }
 
 fn listener_filter(listener: &mut Listener, filter: &proto::ListenerFilter) -> Result<()> {

@@ -26,7 +26,7 @@ pub(crate) fn cluster(custom: &proto::cluster::CustomClusterType, secure: bool) 
         return Err(Refusal::new("typed_config", format!("{} is not supported", custom.name)));
     }
     let config: ClusterConfig = unpack(any)?;
-    refuse_set!(config; allow_insecure_cluster_options, allow_coalesced_connections)?;
+    refuse_set!(config; allow_coalesced_connections)?;
     if secure {
         return Err(Refusal::new("typed_config", "TLS towards names that callers bring is not supported"));
     }

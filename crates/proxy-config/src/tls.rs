@@ -286,14 +286,12 @@ pub(crate) fn downstream(
     refuse(&[("session_ticket_keys", keys.is_some_and(|k| !matches!(k, T::DisableStatelessSessionResumption(_))))])?;
     let common = common(proto.common_tls_context.as_ref(), store).under("common_tls_context")?;
     let cert = common.cert.ok_or_else(|| Refusal::new("tls_certificates", "a server needs a certificate"))?;
-    if !common.revoked.is_empty() {
-        return Err(Refusal::unsupported("crl"));
-    }
     let mut context = ServerTls {
         cert: cert.clone(),
         roots: common.roots,
         require_client_cert: proto.require_client_certificate.is_some_and(|v| v.value),
         sans: common.sans,
+        revoked: common.revoked,
         alpn: common.alpn,
     };
     let build = |c: &ServerTls| c.build_within(&common.offer).map_err(|e| Refusal::new("transport_socket", e));

@@ -248,15 +248,19 @@ fn health(host: &upstream::Host) -> &'static str {
     }
 }
 
+fn address_json(of: &upstream::Address) -> Value {
+    match of {
+        upstream::Address::Ip(at) => {
+            json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}})
+        }
+        upstream::Address::Pipe(path) => json!({"pipe": {"path": &**path}}),
+    }
+}
+
 fn clusters_json(proxy: &Proxy) -> Value {
     let host = |h: &Arc<upstream::Host>| {
         let eds = if h.config.healthy { "HEALTHY" } else { "UNHEALTHY" };
-        let address = match &h.address {
-            upstream::Address::Ip(at) => {
-                json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}})
-            }
-            upstream::Address::Pipe(path) => json!({"pipe": {"path": &**path}}),
-        };
+        let address = address_json(&h.address);
         json!({
             "address": address,
             "health_status": {"eds_health_status": eds, "failed_outlier_check": h.is_ejected()},
@@ -289,10 +293,7 @@ fn listeners(proxy: &Proxy) -> String {
 }
 
 fn listeners_json(proxy: &Proxy) -> Value {
-    let one = |l: &Arc<proxy_config::Listener>| {
-        let address = json!({"address": l.address.ip().to_string(), "port_value": l.address.port()});
-        json!({"name": &*l.name, "local_address": {"socket_address": address}})
-    };
+    let one = |l: &Arc<proxy_config::Listener>| json!({"name": &*l.name, "local_address": address_json(&l.address)});
     json!({"listener_statuses": sorted_listeners(proxy).iter().map(one).collect::<Vec<_>>()})
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use envoy_api::envoy::config::cluster::v3::Cluster;
@@ -13,7 +13,7 @@ use envoy_api::envoy::config::route::v3::RouteConfiguration;
 use envoy_api::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_api::{Any, unpack};
 use mtls::SecretStore;
-use net::ListenOptions;
+use net::Pipe;
 use parking_lot::Mutex;
 use proxy_config::{
     CLUSTER, ConfigError, Context, ENDPOINT, Resources, apply_secret, compile_cluster, compile_endpoints,
@@ -26,6 +26,7 @@ use upstream::{LocalCluster, Registry};
 use crate::life::{Life, Phase, Scope};
 use crate::listeners::Listeners;
 use crate::peer::OwnMetadata;
+use crate::socket::{self, Bound, Socket};
 use crate::worker::{self, Command, Shared};
 
 /// How the data plane is started.
@@ -81,6 +82,8 @@ pub struct Proxy {
     /// Resources as they came.
     pub(crate) resources: Arc<Resources>,
     bound: Mutex<BTreeMap<Arc<str>, SocketAddr>>,
+    /// Unix sockets by listener; they are the workers'.
+    pipes: Mutex<BTreeMap<Arc<str>, Weak<Pipe>>>,
     /// Secrets that the control plane does not have, or not for us.
     absent: Mutex<BTreeSet<String>>,
 }
@@ -122,6 +125,7 @@ impl Proxy {
             quit: Notify::new(),
             resources,
             bound: Mutex::default(),
+            pipes: Mutex::default(),
             absent: Mutex::default(),
         }))
     }
@@ -237,17 +241,13 @@ impl Proxy {
         Ok(())
     }
 
-    fn open(&self, listener: &proxy_config::Listener) -> Result<Vec<std::net::TcpListener>, String> {
-        let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
+    fn open(&self, listener: &proxy_config::Listener) -> Result<Vec<Socket>, String> {
         let fail = |e: io::Error| format!("cannot listen on {}: {e}", listener.address);
-        let first = net::listen(listener.address, &options).map_err(fail)?;
-        // Port 0 is given once; all workers share what the system chose.
-        let address = first.local_addr().map_err(fail)?;
-        let mut sockets = vec![first];
-        for _ in 1..self.workers.len() {
-            sockets.push(net::listen(address, &options).map_err(fail)?);
+        let (sockets, bound) = socket::open(&listener.address, self.workers.len()).map_err(fail)?;
+        match bound {
+            Bound::Ip(address) => drop(self.bound.lock().insert(listener.name.clone(), address)),
+            Bound::Pipe(pipe) => drop(self.pipes.lock().insert(listener.name.clone(), Arc::downgrade(&pipe))),
         }
-        self.bound.lock().insert(listener.name.clone(), address);
         Ok(sockets)
     }
 
@@ -269,6 +269,10 @@ impl Proxy {
                 table.remove(name);
                 self.shared.listeners.store(table);
                 self.bound.lock().remove(name);
+                // Whoever opens it anew may come before the workers have closed it.
+                if let Some(pipe) = self.pipes.lock().remove(name).and_then(|pipe| pipe.upgrade()) {
+                    pipe.unlink();
+                }
                 for worker in &self.workers {
                     let _ = worker.send(Command::Close(Arc::from(name)));
                 }

@@ -12,12 +12,12 @@ use proxy_config::{FilterChain, Listener, Terminal};
 use rules::chain::{self, ConnectionView};
 use rules::rbac::{Attributes, Decision};
 use telemetry::{LogRecord, ResponseFlags};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::inspect::first_bytes;
 use crate::life::Alive;
+use crate::socket::NOWHERE;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use crate::{http, tcp};
@@ -28,6 +28,10 @@ pub(crate) struct About {
     pub(crate) source: SocketAddr,
     /// The address the client dialled.
     pub(crate) destination: SocketAddr,
+    /// The same, where the connection was turned to us: without that it was to us, and leads nowhere else.
+    pub(crate) original: Option<SocketAddr>,
+    /// The path of the Unix socket it came by; then there are no addresses.
+    pub(crate) pipe: Option<Arc<str>>,
     pub(crate) tls: bool,
     pub(crate) sni: String,
     /// What chain matching sees: ALPN of the hello, or what the bytes look like.
@@ -50,6 +54,16 @@ impl About {
             transport: if self.tls { "tls" } else { "raw_buffer" },
             protocols: &self.protocols,
         }
+    }
+
+    /// Whether a workload of a mesh calls: outside one nobody has a SPIFFE name.
+    pub(crate) fn is_of_mesh(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.uri_sans.iter().any(|name| name.starts_with("spiffe://")))
+    }
+
+    /// What the client speaks; what is inside the mesh's own TLS is said as it was outside.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls && !self.is_of_mesh() { "https" } else { "http" }
     }
 
     /// For whom upstream connections are made.
@@ -92,23 +106,24 @@ pub(crate) fn chain_for<'a>(listener: &'a Listener, about: &About) -> Option<&'a
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     accepted: Arc<Listener>,
-    stream: TcpStream,
+    stream: Stream,
     source: SocketAddr,
     alive: Alive,
 ) {
-    // Small answers must not wait for the client's acknowledgement.
-    let _ = stream.set_nodelay(true);
-    let destination = match original(&accepted, &stream) {
-        Ok(destination) => destination,
+    let (original, local) = match destinations(&accepted, &stream) {
+        Ok(both) => both,
         Err(error) => {
             tracing::debug!(%source, %error, "the connection is gone");
             return;
         }
     };
+    let destination = original.unwrap_or(local);
     let listener = worker.shared.listeners.hand_over(&accepted, destination);
     let mut about = About {
         source,
         destination,
+        original,
+        pipe: accepted.address.pipe().map(Arc::from),
         tls: false,
         sni: String::new(),
         protocols: Vec::new(),
@@ -162,11 +177,7 @@ pub(crate) async fn serve(
 /// The client is silent. It may be slow to begin, or its protocol lets the server speak first: where bytes may go on
 /// without a known protocol the upstream is connected at once, and whoever speaks first decides. Nothing of what the
 /// client says is sent before that.
-async fn undecided(
-    listener: &Listener,
-    about: &About,
-    stream: &TcpStream,
-) -> io::Result<(First, Option<tcp::Upstream>)> {
+async fn undecided(listener: &Listener, about: &About, stream: &Stream) -> io::Result<(First, Option<tcp::Upstream>)> {
     /// A connection on which nobody says anything is kept this long.
     const SILENCE: Duration = Duration::from_secs(3600);
     let client = first_bytes(stream, listener.inspect_timeout.unwrap_or(SILENCE));
@@ -197,18 +208,20 @@ async fn undecided(
     }
 }
 
-fn original(listener: &Listener, stream: &TcpStream) -> io::Result<SocketAddr> {
-    if listener.original_dst
-        && let Ok(address) = net::original_dst(stream)
-    {
-        return Ok(address);
-    }
-    stream.local_addr()
+/// Where the client was going before it was turned to us, if it was, and where it came to.
+fn destinations(listener: &Listener, stream: &Stream) -> io::Result<(Option<SocketAddr>, SocketAddr)> {
+    let Stream::Plain(tcp) = stream else { return Ok((None, NOWHERE)) };
+    // Small answers must not wait for the client's acknowledgement.
+    let _ = tcp.set_nodelay(true);
+    let original = if listener.original_dst { stream.original_dst() } else { None };
+    Ok((original, tcp.local_addr()?))
 }
 
 /// The TLS handshake, when the chain asks for it; `None` when it failed.
-async fn secure(chain: &FilterChain, stream: TcpStream, about: &mut About) -> Option<Stream> {
-    let Some(tls) = &chain.tls else { return Some(Stream::Plain(stream)) };
+async fn secure(chain: &FilterChain, stream: Stream, about: &mut About) -> Option<Stream> {
+    let Some(tls) = &chain.tls else { return Some(stream) };
+    // A listener of another kind has no such chain.
+    let Stream::Plain(stream) = stream else { return None };
     let acceptor = TlsAcceptor::from(tls.for_client(&about.protocols));
     match timeout(chain.handshake_timeout, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
@@ -266,9 +279,11 @@ pub(crate) fn record(about: &About, flags: ResponseFlags) -> LogRecord<'_> {
     let mut record = LogRecord::new(about.start);
     record.duration = about.start.elapsed().unwrap_or_default();
     record.flags = flags;
-    record.downstream_local = Some(about.destination);
-    record.downstream_remote = Some(about.source);
-    record.downstream_direct = Some(about.source);
+    let by_network = about.pipe.is_none();
+    record.downstream_local = Some(about.destination).filter(|_| by_network);
+    record.downstream_pipe = about.pipe.as_deref();
+    record.downstream_remote = Some(about.source).filter(|_| by_network);
+    record.downstream_direct = record.downstream_remote;
     record.sni = Some(&about.sni).filter(|s| !s.is_empty()).map(String::as_str);
     record.downstream_peer_uri = about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str);
     record.downstream_peer_subject = about.peer.as_ref().map(|p| p.subject.as_str());

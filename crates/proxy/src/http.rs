@@ -139,9 +139,9 @@ pub(crate) async fn serve(
 ) {
     let http2 = match stream {
         Stream::Tls(ref tls) => matches!(tls.get_ref().1.alpn_protocol(), Some(b"h2" | b"istio-h2")),
-        Stream::Plain(ref tcp) => match manager.plain_http2 {
+        Stream::Plain(_) | Stream::Pipe(_) => match manager.plain_http2 {
             Some(configured) => configured,
-            None => is_http2(tcp, &about).await,
+            None => is_http2(&stream, &about).await,
         },
     };
     let (stream, watch) = Watched::new(stream);
@@ -330,14 +330,14 @@ async fn farewell(connection: &Connection) {
 }
 
 /// Whether plain text is HTTP/2: the bytes have told, or the first of them are awaited.
-async fn is_http2(tcp: &tokio::net::TcpStream, about: &About) -> bool {
+async fn is_http2(stream: &Stream, about: &About) -> bool {
     match about.protocols.first().map(Vec::as_slice) {
         Some(b"h2c") => true,
         Some(_) => false,
         None => {
             /// A client that says nothing is cut by the header timeout later.
             const WAIT: std::time::Duration = std::time::Duration::from_secs(60);
-            matches!(crate::inspect::first_bytes(tcp, WAIT).await, Ok(mtls::sniff::First::Http2))
+            matches!(crate::inspect::first_bytes(stream, WAIT).await, Ok(mtls::sniff::First::Http2))
         }
     }
 }

@@ -4,15 +4,16 @@ use std::io;
 use std::time::Duration;
 
 use mtls::sniff::{self, First};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+
+use crate::stream::Stream;
 
 /// Between two looks at a half-arrived hello: the bytes stay in the socket, so readiness cannot be awaited. The pause
 /// grows, or a client that stops in the middle would keep a worker busy.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// Peeks until the protocol is known, the client closes, or `wait` is over (`NeedMore`).
-pub(crate) async fn first_bytes(stream: &TcpStream, wait: Duration) -> io::Result<First> {
+pub(crate) async fn first_bytes(stream: &Stream, wait: Duration) -> io::Result<First> {
     let deadline = Instant::now() + wait;
     let mut buffer = vec![0; 1024];
     let (mut seen, mut pause) = (0, AGAIN.0);
@@ -26,6 +27,8 @@ pub(crate) async fn first_bytes(stream: &TcpStream, wait: Duration) -> io::Resul
         }
         match sniff::first(&buffer[..read]) {
             First::NeedMore if read == buffer.len() && read < sniff::MAX_HELLO => buffer.resize(read * 4, 0),
+            // Nothing that could still make it known will come: nobody waits for a client that has gone.
+            First::NeedMore if stream.is_finished().await => return Ok(First::Other),
             First::NeedMore if Instant::now() >= deadline => return Ok(First::NeedMore),
             First::NeedMore => {
                 if read == seen {

@@ -14,6 +14,7 @@ mod life;
 mod listeners;
 mod peer;
 mod report;
+mod socket;
 mod stream;
 mod tcp;
 mod tunnel;

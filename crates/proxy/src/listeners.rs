@@ -17,7 +17,9 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn insert(&mut self, listener: Arc<Listener>) {
         self.remove(&listener.name);
-        self.by_address.insert(listener.address, listener.clone());
+        if let Some(at) = listener.address.ip() {
+            self.by_address.insert(at, listener.clone());
+        }
         self.by_name.insert(listener.name.clone(), listener);
     }
 

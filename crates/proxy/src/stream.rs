@@ -1,24 +1,58 @@
-//! A client's byte stream: plain or TLS.
+//! A client's byte stream: plain, over the network or a Unix socket, or TLS.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 /// A client's byte stream.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
+    /// A Unix socket.
+    Pipe(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Waits until there is something to read, or the end, and looks at it without taking it; what is inside TLS cannot
+    /// be looked at.
+    pub(crate) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.peek(buffer).await,
+            Self::Pipe(stream) => stream.async_io(Interest::READABLE, || net::peek(stream, buffer)).await,
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Whether the other end will say no more; for when there is something to read.
+    pub(crate) async fn is_finished(&self) -> bool {
+        let ready = match self {
+            Self::Plain(stream) => stream.ready(Interest::READABLE).await,
+            Self::Pipe(stream) => stream.ready(Interest::READABLE).await,
+            Self::Tls(_) => return false,
+        };
+        ready.is_ok_and(|ready| ready.is_read_closed())
+    }
+
+    /// What the client dialled, where the kernel turned it to us.
+    pub(crate) fn original_dst(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(stream) => net::original_dst(stream).ok(),
+            Self::Pipe(_) | Self::Tls(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Pipe(s) => Pin::new(s).poll_read(cx, buf),
             Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
@@ -28,6 +62,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Pipe(s) => Pin::new(s).poll_write(cx, buf),
             Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
@@ -35,6 +70,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_flush(cx),
+            Self::Pipe(s) => Pin::new(s).poll_flush(cx),
             Self::Tls(s) => Pin::new(s).poll_flush(cx),
         }
     }
@@ -42,6 +78,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Pipe(s) => Pin::new(s).poll_shutdown(cx),
             Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
@@ -53,6 +90,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Pipe(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
         }
     }
@@ -60,6 +98,7 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(s) => s.is_write_vectored(),
+            Self::Pipe(s) => s.is_write_vectored(),
             Self::Tls(s) => s.is_write_vectored(),
         }
     }

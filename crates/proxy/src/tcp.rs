@@ -55,7 +55,6 @@ pub(crate) struct Failure {
 
 /// Picks a host and connects, as often as the configuration allows.
 pub(crate) async fn connect(proxy: &TcpProxy, about: &About) -> Result<Upstream, Failure> {
-    let original = about.destination;
     let fail = |flags, reason: &str| Failure { flags, reason: reason.to_owned(), cluster: None, host: None };
     let mut point = fastrand::u32(..proxy.total_weight.max(1));
     let chosen = proxy.clusters.iter().find(|c| {
@@ -75,7 +74,7 @@ pub(crate) async fn connect(proxy: &TcpProxy, about: &About) -> Result<Upstream,
     for _ in 0..proxy.max_connect_attempts {
         let Ok(host) = cluster.pick(&PickContext {
             tried: &tried,
-            original: Some(original),
+            original: about.original,
             target: target.as_ref(),
             hash: proxy.hashes_source.then(|| rules::route::HashPolicy::source(about.source.ip())),
             ..PickContext::default()

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_config::Context;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use upstream::HttpPools;
@@ -17,6 +16,7 @@ use crate::connection;
 use crate::life::{Follow, Life, Phase};
 use crate::listeners::Listeners;
 use crate::peer::Peers;
+use crate::socket::{Accepting, Socket};
 
 /// Connections one worker serves at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 50_000;
@@ -25,7 +25,7 @@ const MAX_CONNECTIONS: usize = 50_000;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Accept on a socket for the listener of this name.
-    Listen(Arc<str>, std::net::TcpListener),
+    Listen(Arc<str>, Socket),
     /// Stop accepting for the listener of this name.
     Close(Arc<str>),
 }
@@ -89,7 +89,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let mut accepting: HashMap<Arc<str>, AbortHandle> = HashMap::new();
     while let Some(command) = inbox.recv().await {
         match command {
-            Command::Listen(name, socket) => match TcpListener::from_std(socket) {
+            Command::Listen(name, socket) => match Accepting::new(socket) {
                 Ok(socket) => {
                     let inbound = worker.shared.listeners.named(&name).is_some_and(|l| l.inbound);
                     let life = worker.shared.life.follow(inbound);
@@ -111,7 +111,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
 
 /// Accepts until the listener is closed. Whoever waits in the kernel's queue then is turned away before a byte was read:
 /// a sidecar that dialled knows for certain that nothing of its request was seen, and goes elsewhere.
-async fn accept(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener, mut life: Follow) {
+async fn accept(worker: Rc<Worker>, name: Arc<str>, socket: Accepting, mut life: Follow) {
     /// After a failed accept (out of file descriptors): time for others to finish.
     const PAUSE: Duration = Duration::from_millis(20);
     loop {

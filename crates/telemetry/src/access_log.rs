@@ -159,7 +159,7 @@ fn json_line(fields: &[Field], record: &LogRecord<'_>, out: &mut Vec<u8>, value:
             }
             if !write_value(piece, record, value) {
                 // Envoy prints "-" for no flags, and null for everything else it does not know.
-                out.extend_from_slice(if *piece == Piece::Flags { b"\"-\"" } else { b"null" });
+                out.extend_from_slice(if piece.is_flags() { b"\"-\"" } else { b"null" });
                 continue;
             }
         } else {

@@ -24,7 +24,7 @@ pub fn rfc3339_millis(time: SystemTime, out: &mut Vec<u8>) {
 }
 
 /// Year, month and day of a day number since 1970 (proleptic Gregorian; eras of 400 years that start in March).
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;
@@ -36,7 +36,8 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
-fn number(out: &mut Vec<u8>, value: u64, width: u32) {
+/// The last digits of a number.
+pub(crate) fn number(out: &mut Vec<u8>, value: u64, width: u32) {
     for place in (0..width).rev() {
         out.push(b'0' + (value / 10_u64.pow(place) % 10) as u8);
     }

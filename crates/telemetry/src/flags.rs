@@ -9,43 +9,45 @@ use std::fmt;
 pub struct ResponseFlags(u32);
 
 macro_rules! flags {
-    ($($bit:literal $name:ident $short:literal $doc:literal;)*) => {
+    ($($bit:literal $name:ident $short:literal $long:literal $doc:literal;)*) => {
         impl ResponseFlags {
             $(#[doc = $doc] pub const $name: Self = Self(1 << $bit);)*
             /// Every flag with its short name, in Envoy's order.
             const ALL: &'static [(Self, &'static str)] = &[$((Self::$name, $short),)*];
+            /// The long names, in the same order.
+            const LONG: &'static [(Self, &'static str)] = &[$((Self::$name, $long),)*];
         }
     };
 }
 
 flags! {
-    0 LH "LH" "Local service failed its health check.";
-    1 UH "UH" "No healthy upstream host.";
-    2 UT "UT" "Upstream request timeout.";
-    3 LR "LR" "Connection local reset.";
-    4 UR "UR" "Upstream remote reset.";
-    5 UF "UF" "Upstream connection failure.";
-    6 UC "UC" "Upstream connection termination.";
-    7 UO "UO" "Upstream overflow (circuit breaking).";
-    8 NR "NR" "No route found, or no filter chain matched.";
-    9 DI "DI" "Delayed by fault injection.";
-    10 FI "FI" "Aborted by fault injection.";
-    11 RL "RL" "Rate limited locally.";
-    12 UAEX "UAEX" "Denied by the external authorization service.";
-    13 RLSE "RLSE" "The rate limit service failed.";
-    14 DC "DC" "Downstream connection termination.";
-    15 URX "URX" "Upstream retry limit exceeded, or connection attempts exhausted.";
-    16 SI "SI" "Stream idle timeout.";
-    17 IH "IH" "Invalid value for a strictly checked header.";
-    18 DPE "DPE" "Downstream protocol error.";
-    19 UMSDR "UMSDR" "Upstream request reached its maximum stream duration.";
-    20 NFCF "NFCF" "No filter configuration found.";
-    21 DT "DT" "Maximum connection or request duration reached.";
-    22 UPE "UPE" "Upstream protocol error.";
-    23 NC "NC" "Upstream cluster not found.";
-    24 OM "OM" "Overload manager terminated the request.";
-    25 DF "DF" "DNS resolution failed.";
-    26 DR "DR" "Downstream remote reset.";
+    0 LH "LH" "FailedLocalHealthCheck" "Local service failed its health check.";
+    1 UH "UH" "NoHealthyUpstream" "No healthy upstream host.";
+    2 UT "UT" "UpstreamRequestTimeout" "Upstream request timeout.";
+    3 LR "LR" "LocalReset" "Connection local reset.";
+    4 UR "UR" "UpstreamRemoteReset" "Upstream remote reset.";
+    5 UF "UF" "UpstreamConnectionFailure" "Upstream connection failure.";
+    6 UC "UC" "UpstreamConnectionTermination" "Upstream connection termination.";
+    7 UO "UO" "UpstreamOverflow" "Upstream overflow (circuit breaking).";
+    8 NR "NR" "NoRouteFound" "No route found, or no filter chain matched.";
+    9 DI "DI" "DelayInjected" "Delayed by fault injection.";
+    10 FI "FI" "FaultInjected" "Aborted by fault injection.";
+    11 RL "RL" "RateLimited" "Rate limited locally.";
+    12 UAEX "UAEX" "UnauthorizedExternalService" "Denied by the external authorization service.";
+    13 RLSE "RLSE" "RateLimitServiceError" "The rate limit service failed.";
+    14 DC "DC" "DownstreamConnectionTermination" "Downstream connection termination.";
+    15 URX "URX" "UpstreamRetryLimitExceeded" "Upstream retry limit exceeded, or connection attempts exhausted.";
+    16 SI "SI" "StreamIdleTimeout" "Stream idle timeout.";
+    17 IH "IH" "InvalidEnvoyRequestHeaders" "Invalid value for a strictly checked header.";
+    18 DPE "DPE" "DownstreamProtocolError" "Downstream protocol error.";
+    19 UMSDR "UMSDR" "UpstreamMaxStreamDurationReached" "Upstream request reached its maximum stream duration.";
+    20 NFCF "NFCF" "NoFilterConfigFound" "No filter configuration found.";
+    21 DT "DT" "DurationTimeout" "Maximum connection or request duration reached.";
+    22 UPE "UPE" "UpstreamProtocolError" "Upstream protocol error.";
+    23 NC "NC" "NoClusterFound" "Upstream cluster not found.";
+    24 OM "OM" "OverloadManagerTerminated" "Overload manager terminated the request.";
+    25 DF "DF" "DnsResolutionFailed" "DNS resolution failed.";
+    26 DR "DR" "DownstreamRemoteReset" "Downstream remote reset.";
 }
 
 impl ResponseFlags {
@@ -76,6 +78,13 @@ impl ResponseFlags {
     /// Whether there is none.
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// The long names, `UpstreamConnectionFailure,UpstreamRetryLimitExceeded`; nothing when there is none.
+    pub fn long(self) -> String {
+        let names: Vec<&str> =
+            Self::LONG.iter().filter(|(flag, _)| self.contains(*flag)).map(|(_, name)| *name).collect();
+        names.join(",")
     }
 
     /// The flag of a short name such as `NR`.

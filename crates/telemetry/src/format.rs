@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
-use crate::clock::rfc3339_millis;
 use crate::record::{LogRecord, Special};
+use crate::time_format::TimeFormat;
 
 /// Why a format string was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -35,20 +35,25 @@ pub enum FormatError {
 pub(crate) enum Piece {
     Text(Box<str>),
     Header { of: HeaderOf, name: HeaderRef, or: Option<HeaderRef>, max: usize },
-    StartTime,
+    StartTime(TimeFormat),
+    EmitTime(TimeFormat),
+    Path(PathOf),
     Duration,
     UpstreamServiceTime,
     Protocol,
     Code,
-    CodeDetails,
+    CodeDetails { spaces: bool },
     Termination,
     Flags,
+    LongFlags,
     UpstreamFailure,
     BytesReceived,
     BytesSent,
-    UpstreamHost,
+    UpstreamHost { port: bool },
+    UpstreamPort,
     UpstreamCluster,
-    UpstreamLocal,
+    UpstreamLocal { port: bool },
+    UpstreamLocalPort,
     DownstreamLocal { port: bool },
     DownstreamRemote { port: bool },
     DownstreamDirect { port: bool },
@@ -63,6 +68,23 @@ pub(crate) enum Piece {
     DownstreamLocalUri,
     UpstreamPeerUri,
     Attempts,
+}
+
+impl Piece {
+    /// Whether it prints a dash where there is nothing, wherever it stands.
+    pub(crate) fn is_flags(&self) -> bool {
+        matches!(self, Self::Flags | Self::LongFlags)
+    }
+}
+
+/// Which path of a request, and what of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PathOf {
+    original: bool,
+    /// That which goes on, where there is no other.
+    current: bool,
+    query: bool,
+    max: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,26 +143,43 @@ fn operator(text: &str) -> Result<Piece, FormatError> {
         None => (text, None),
     };
     let header = |of| header_piece(of, argument.unwrap_or_default());
-    Ok(match name {
-        "REQ" => header(HeaderOf::Request)?,
-        "RESP" if argument.is_some_and(|a| a.starts_with("X-ENVOY-UPSTREAM-SERVICE-TIME)")) => {
+    Ok(match (name, argument) {
+        ("REQ" | "REQUEST_HEADER", _) => header(HeaderOf::Request)?,
+        ("RESP" | "RESPONSE_HEADER", Some(a)) if a.starts_with("X-ENVOY-UPSTREAM-SERVICE-TIME)") => {
             Piece::UpstreamServiceTime
         }
-        "RESP" => header(HeaderOf::Response)?,
-        "TRAILER" => header(HeaderOf::Trailer)?,
-        "START_TIME" if argument.is_none() => Piece::StartTime,
+        ("RESP" | "RESPONSE_HEADER", _) => header(HeaderOf::Response)?,
+        ("TRAILER" | "RESPONSE_TRAILER", _) => header(HeaderOf::Trailer)?,
+        ("START_TIME", _) => Piece::StartTime(time(argument)?),
+        ("EMIT_TIME", _) => Piece::EmitTime(time(argument)?),
+        ("PATH", _) => Piece::Path(path(argument)?),
+        ("ENVIRONMENT", Some(argument)) => environment(argument)?,
+        ("RESPONSE_CODE_DETAILS", None) => Piece::CodeDetails { spaces: false },
+        ("RESPONSE_CODE_DETAILS", Some("ALLOW_WHITESPACES)")) => Piece::CodeDetails { spaces: true },
+        (name, None) => plain(name)?,
+        _ => return Err(FormatError::Unsupported(text.to_owned())),
+    })
+}
+
+/// The operators that take nothing.
+fn plain(name: &str) -> Result<Piece, FormatError> {
+    Ok(match name {
         "DURATION" => Piece::Duration,
         "PROTOCOL" => Piece::Protocol,
         "RESPONSE_CODE" => Piece::Code,
-        "RESPONSE_CODE_DETAILS" => Piece::CodeDetails,
         "CONNECTION_TERMINATION_DETAILS" => Piece::Termination,
         "RESPONSE_FLAGS" => Piece::Flags,
+        "RESPONSE_FLAGS_LONG" => Piece::LongFlags,
         "UPSTREAM_TRANSPORT_FAILURE_REASON" => Piece::UpstreamFailure,
         "BYTES_RECEIVED" => Piece::BytesReceived,
         "BYTES_SENT" => Piece::BytesSent,
-        "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => Piece::UpstreamHost,
+        "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => Piece::UpstreamHost { port: true },
+        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Piece::UpstreamHost { port: false },
+        "UPSTREAM_REMOTE_PORT" => Piece::UpstreamPort,
         "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => Piece::UpstreamCluster,
-        "UPSTREAM_LOCAL_ADDRESS" => Piece::UpstreamLocal,
+        "UPSTREAM_LOCAL_ADDRESS" => Piece::UpstreamLocal { port: true },
+        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Piece::UpstreamLocal { port: false },
+        "UPSTREAM_LOCAL_PORT" => Piece::UpstreamLocalPort,
         "DOWNSTREAM_LOCAL_ADDRESS" => Piece::DownstreamLocal { port: true },
         "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Piece::DownstreamLocal { port: false },
         "DOWNSTREAM_LOCAL_PORT" => Piece::DownstreamLocalPort,
@@ -158,18 +197,67 @@ fn operator(text: &str) -> Result<Piece, FormatError> {
         "DOWNSTREAM_LOCAL_URI_SAN" => Piece::DownstreamLocalUri,
         "UPSTREAM_PEER_URI_SAN" => Piece::UpstreamPeerUri,
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Piece::Attempts,
-        _ => return Err(FormatError::Unsupported(text.to_owned())),
+        "HOSTNAME" => Piece::Text(hostname().into()),
+        _ => return Err(FormatError::Unsupported(name.to_owned())),
     })
+}
+
+/// The machine's name, as it is when the format is read; a dash where it has none.
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "-".to_owned())
+}
+
+/// What stands in brackets, and how long the value may be: `WHAT):LENGTH`.
+fn in_brackets(text: &str) -> Result<(&str, usize), FormatError> {
+    let (inside, tail) =
+        text.split_once(')').ok_or_else(|| FormatError::Argument(format!("\"{text}\" has no closing bracket")))?;
+    let max = match tail.strip_prefix(':') {
+        Some(digits) => digits.parse().map_err(|_| FormatError::Argument(format!("\"{digits}\" is not a length")))?,
+        None if tail.is_empty() => usize::MAX,
+        None => return Err(FormatError::Argument(format!("\"{tail}\" is behind the closing bracket"))),
+    };
+    Ok((inside, max))
+}
+
+/// The form of a time; it may hold brackets itself.
+fn time(argument: Option<&str>) -> Result<TimeFormat, FormatError> {
+    let Some(text) = argument else { return Ok(TimeFormat::USUAL) };
+    let form = text.strip_suffix(')');
+    TimeFormat::new(form.ok_or_else(|| FormatError::Argument(format!("\"{text}\" has no closing bracket")))?)
+}
+
+/// `X:Y):LENGTH`: with the query or without, the path that came or the one that goes on.
+fn path(argument: Option<&str>) -> Result<PathOf, FormatError> {
+    let (inside, max) = argument.map_or(Ok(("", usize::MAX)), in_brackets)?;
+    let (query, which) = inside.split_once(':').unwrap_or((inside, ""));
+    let query = match query {
+        "" | "WQ" => true,
+        "NQ" => false,
+        other => return Err(FormatError::Argument(format!("\"{other}\" is neither WQ nor NQ"))),
+    };
+    let (original, current) = match which {
+        "" | "ORIG_OR_PATH" => (true, true),
+        "ORIG" => (true, false),
+        "PATH" => (false, true),
+        other => return Err(FormatError::Argument(format!("\"{other}\" is none of ORIG, PATH, ORIG_OR_PATH"))),
+    };
+    Ok(PathOf { original, current, query, max })
+}
+
+/// A variable of the proxy's own environment, as it is when the format is read; a dash where there is none.
+fn environment(argument: &str) -> Result<Piece, FormatError> {
+    let (name, max) = in_brackets(argument)?;
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err(FormatError::Argument(format!("\"{name}\" is no name of a variable")));
+    }
+    let value = std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| "-".to_owned());
+    Ok(Piece::Text(value.chars().take(max).collect::<String>().into()))
 }
 
 /// `NAME?OTHER):LENGTH`, the part behind the opening bracket.
 fn header_piece(of: HeaderOf, text: &str) -> Result<Piece, FormatError> {
-    let (names, tail) =
-        text.split_once(')').ok_or_else(|| FormatError::Argument(format!("\"{text}\" has no closing bracket")))?;
-    let max = match tail.strip_prefix(':') {
-        Some(digits) => digits.parse().map_err(|_| FormatError::Argument(format!("\"{digits}\" is not a length")))?,
-        None => usize::MAX,
-    };
+    let (names, max) = in_brackets(text)?;
     let (name, or) = match names.split_once('?') {
         Some((name, or)) => (header_ref(name)?, Some(header_ref(or)?)),
         None => (header_ref(names)?, None),
@@ -198,7 +286,14 @@ pub(crate) fn write_value(piece: &Piece, record: &LogRecord<'_>, out: &mut Vec<u
     match piece {
         Piece::Text(value) => text(Some(value)),
         Piece::Protocol => text(record.protocol),
-        Piece::CodeDetails => text(record.details),
+        Piece::CodeDetails { spaces: true } => text(record.details),
+        Piece::CodeDetails { spaces: false } => match record.details.filter(|details| !details.is_empty()) {
+            Some(details) => {
+                out.extend(details.bytes().map(|byte| if byte.is_ascii_whitespace() { b'_' } else { byte }));
+                true
+            }
+            None => false,
+        },
         Piece::Termination => text(record.connection_termination),
         Piece::UpstreamFailure => text(record.upstream_failure),
         Piece::UpstreamCluster => text(record.upstream_cluster),
@@ -213,9 +308,18 @@ pub(crate) fn write_value(piece: &Piece, record: &LogRecord<'_>, out: &mut Vec<u
             let value = header(record, *of, name).or_else(|| or.as_ref().and_then(|or| header(record, *of, or)));
             value.map(|v| out.extend_from_slice(&v[..v.len().min(*max)])).is_some()
         }
-        Piece::StartTime => {
-            rfc3339_millis(record.start, out);
+        Piece::StartTime(form) => {
+            form.write(record.start, out);
             true
+        }
+        Piece::EmitTime(form) => {
+            form.write(std::time::SystemTime::now(), out);
+            true
+        }
+        Piece::Path(of) => path_of(*of, record, out),
+        Piece::LongFlags => {
+            out.extend_from_slice(record.flags.long().as_bytes());
+            !record.flags.is_empty()
         }
         Piece::Flags => {
             if record.flags.is_empty() {
@@ -224,15 +328,9 @@ pub(crate) fn write_value(piece: &Piece, record: &LogRecord<'_>, out: &mut Vec<u
             out.extend_from_slice(record.flags.to_string().as_bytes());
             true
         }
-        Piece::UpstreamHost => match record.upstream_pipe {
-            Some(path) => {
-                out.extend_from_slice(path.as_bytes());
-                true
-            }
-            None => address(record.upstream_host, true, out),
-        },
-        Piece::UpstreamLocal => address(record.upstream_local, true, out),
-        Piece::DownstreamLocal { port } => address(record.downstream_local, *port, out),
+        Piece::UpstreamHost { port } => place(record.upstream_pipe, record.upstream_host, *port, out),
+        Piece::UpstreamLocal { port } => address(record.upstream_local, *port, out),
+        Piece::DownstreamLocal { port } => place(record.downstream_pipe, record.downstream_local, *port, out),
         Piece::DownstreamRemote { port } => address(record.downstream_remote, *port, out),
         Piece::DownstreamDirect { port } => address(record.downstream_direct, *port, out),
         numeric => match number(numeric, record) {
@@ -255,11 +353,33 @@ pub(crate) fn number(piece: &Piece, record: &LogRecord<'_>) -> Option<u64> {
         Piece::BytesReceived => Some(record.bytes_received),
         Piece::BytesSent => Some(record.bytes_sent),
         Piece::UpstreamServiceTime => record.upstream_service_time.map(millis),
+        Piece::UpstreamPort => port(record.upstream_host),
+        Piece::UpstreamLocalPort => port(record.upstream_local),
         Piece::DownstreamLocalPort => port(record.downstream_local),
         Piece::DownstreamRemotePort => port(record.downstream_remote),
         Piece::DownstreamDirectPort => port(record.downstream_direct),
         Piece::Attempts => Some(u64::from(record.attempts)),
         _ => None,
+    }
+}
+
+fn path_of(of: PathOf, record: &LogRecord<'_>, out: &mut Vec<u8>) -> bool {
+    let find = |wanted: bool, which| record.request_headers.special(which, record).filter(|_| wanted);
+    let found = find(of.original, Special::OriginalPath).or_else(|| find(of.current, Special::Path));
+    let Some(path) = found else { return false };
+    let bare = path.split(|byte| *byte == b'?').next().filter(|_| !of.query).unwrap_or(path);
+    out.extend_from_slice(bare.get(..of.max).unwrap_or(bare));
+    true
+}
+
+/// The path of a Unix socket, or an address.
+fn place(pipe: Option<&str>, of_network: Option<SocketAddr>, port: bool, out: &mut Vec<u8>) -> bool {
+    match pipe {
+        Some(path) => {
+            out.extend_from_slice(path.as_bytes());
+            true
+        }
+        None => address(of_network, port, out),
     }
 }
 

@@ -15,6 +15,7 @@ mod series;
 mod sink;
 mod stats;
 mod template;
+mod time_format;
 
 pub use access_log::{AccessLog, AccessLogConfig, LogFilter, LogFormat};
 pub use clock::rfc3339_millis;

@@ -102,6 +102,8 @@ pub struct LogRecord<'a> {
     pub upstream_cluster: Option<&'a str>,
     /// Our end of the upstream connection.
     pub upstream_local: Option<SocketAddr>,
+    /// The path of the Unix socket the client came by.
+    pub downstream_pipe: Option<&'a str>,
     /// The address the client dialled.
     pub downstream_local: Option<SocketAddr>,
     /// The client, as a trusted proxy in front may have named it.
@@ -150,6 +152,7 @@ impl LogRecord<'_> {
             response_trailers: None,
             upstream_host: None,
             upstream_pipe: None,
+            downstream_pipe: None,
             upstream_cluster: None,
             upstream_local: None,
             downstream_local: None,

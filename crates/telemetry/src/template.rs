@@ -32,7 +32,7 @@ impl Template {
 
     /// Whether headers of the request are looked at.
     pub fn asks_request(&self) -> bool {
-        self.0.iter().any(|piece| matches!(piece, Piece::Header { of: HeaderOf::Request, .. }))
+        self.0.iter().any(|piece| matches!(piece, Piece::Header { of: HeaderOf::Request, .. } | Piece::Path(_)))
     }
 
     /// The value; an operator that knows nothing leaves nothing, but flags a dash (as Envoy in header values). `None` where a value came out
@@ -40,7 +40,7 @@ impl Template {
     pub fn value(&self, record: &LogRecord<'_>) -> Option<HeaderValue> {
         let mut text = Vec::with_capacity(64);
         for piece in &self.0 {
-            if !write_value(piece, record, &mut text) && *piece == Piece::Flags {
+            if !write_value(piece, record, &mut text) && piece.is_flags() {
                 text.push(b'-');
             }
         }
@@ -61,11 +61,35 @@ mod tests {
     fn knows_its_operators_and_refuses_others_by_name() {
         let fails = |text: &str| Template::new(text).unwrap_err().to_string();
         assert_eq!(fails("a %NOTHING% b"), "operator %NOTHING% is not supported");
-        assert_eq!(fails("%START_TIME(%s)%"), "operator %START_TIME(%s)% is not supported");
+        assert_eq!(fails("%DURATION(x)%"), "operator %DURATION(x)% is not supported");
+        assert_eq!(fails("%START_TIME(%Q)%"), "%Q is no specifier of a time");
+        assert_eq!(fails("%PATH(NQ:X)%"), "\"X\" is none of ORIG, PATH, ORIG_OR_PATH");
+        assert_eq!(fails("%REQ(a)b%"), "\"b\" is behind the closing bracket");
+        assert_eq!(fails("%ENVIRONMENT%"), "operator %ENVIRONMENT% is not supported");
         assert_eq!(fails("50%"), "the operator that starts at byte 2 has no closing %");
         assert_eq!(fails("%REQ(a b)%"), "\"a b\" is not a header name");
         assert_eq!(Template::new("100%% of %%").unwrap().fixed().as_deref(), Some("100% of %"));
         assert_eq!(Template::new("%PROTOCOL%").unwrap().fixed(), None);
+    }
+
+    #[test]
+    fn values_are_what_is_known() {
+        let mut record = LogRecord::new(UNIX_EPOCH + std::time::Duration::from_millis(1_795_563_668_012));
+        record.flags = crate::ResponseFlags::UF.with(crate::ResponseFlags::URX);
+        record.details = Some("a b\tc");
+        record.upstream_host = Some(([10, 0, 0, 1], 8080).into());
+        record.upstream_local = Some(([10, 0, 0, 2], 4000).into());
+        let shown = |text: &str| Template::new(text).unwrap().value(&record).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(shown("%START_TIME(%s.%3f)%|%START_TIME%"), "1795563668.012|2026-11-24T23:41:08.012Z");
+        assert_eq!(shown("%RESPONSE_FLAGS_LONG%"), "UpstreamConnectionFailure,UpstreamRetryLimitExceeded");
+        assert_eq!(shown("%RESPONSE_CODE_DETAILS%|%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%"), "a_b_c|a b\tc");
+        let upstream = "%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT% %UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% \
+                        %UPSTREAM_LOCAL_PORT%";
+        assert_eq!(shown(upstream), "10.0.0.1 8080 10.0.0.2 4000");
+        assert_eq!(shown("%ENVIRONMENT(no such)%"), "-");
+        assert_eq!(shown("%ENVIRONMENT(CARGO_PKG_NAME)% %ENVIRONMENT(CARGO_PKG_NAME):4%"), "telemetry tele");
+        let emitted: u64 = shown("%EMIT_TIME(%s)%").parse().unwrap();
+        assert!(emitted > 1_700_000_000 && !shown("%HOSTNAME%").is_empty());
     }
 
     #[test]

@@ -83,8 +83,14 @@ async fn https_needs_no_certificate_of_note() {
     let key = rcgen::generate_simple_self_signed(vec!["whoever".to_owned()]).expect("a certificate");
     let slot = std::sync::Arc::new(mtls::CertSlot::default());
     slot.set(&key.cert.pem(), &key.signing_key.serialize_pem()).expect("in use");
-    let server =
-        mtls::ServerTls { cert: slot, roots: None, require_client_cert: false, sans: Vec::new(), alpn: Vec::new() };
+    let server = mtls::ServerTls {
+        cert: slot,
+        roots: None,
+        require_client_cert: false,
+        sans: Vec::new(),
+        revoked: Vec::new(),
+        alpn: Vec::new(),
+    };
     let server = server.build().expect("TLS");
     let listener = TcpListener::bind((POD, 0)).await.expect("a port");
     let port = listener.local_addr().expect("an address").port();

@@ -15,10 +15,13 @@ pub(super) fn mesh_config(spec: &MeshConfig, found: &mut Vec<FieldError>) {
         unknown.map(|v| format!("{field}: \"{v}\" is not one of {}", known.join(", ")))
     };
     let mode = spec.outbound_traffic_policy.as_ref().and_then(|p| p.mode.as_ref());
-    if mode.is_some_and(|m| m == "ALLOW_ANY_DYNAMIC_DNS") {
-        no("outboundTrafficPolicy.mode: ALLOW_ANY_DYNAMIC_DNS is not built; use ALLOW_ANY".to_owned());
-    } else if let Some(message) = choice(mode, "outboundTrafficPolicy.mode", &["ALLOW_ANY", "REGISTRY_ONLY"]) {
+    let modes = ["ALLOW_ANY", "REGISTRY_ONLY", "ALLOW_ANY_DYNAMIC_DNS"];
+    if let Some(message) = choice(mode, "outboundTrafficPolicy.mode", &modes) {
         no(message);
+    }
+    let tls = spec.outbound_traffic_policy.as_ref().and_then(|p| p.tls.as_ref());
+    if tls.is_some_and(|tls| tls.mode.as_deref().is_some_and(|mode| mode != "DISABLE")) {
+        no("outboundTrafficPolicy.tls: TLS to unknown hosts is not built; let the callers speak TLS".to_owned());
     }
     let normalization = spec.path_normalization.as_ref().and_then(|p| p.normalization.as_ref());
     let choices = [

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::FieldError;
+use super::{FieldError, server_tls};
 use crate::edge::{EgressListener, IngressListener, Sidecar, SidecarPort};
 use crate::networking::ConnectionPool;
 use crate::unix::{self, socket_path};
@@ -27,6 +27,9 @@ pub(super) fn sidecar(spec: &Sidecar, found: &mut Found) {
     if let Some(policy) = policy {
         match policy.mode.as_deref() {
             None | Some("ALLOW_ANY" | "REGISTRY_ONLY") => {}
+            Some("ALLOW_ANY_DYNAMIC_DNS") => {
+                no(found, "/spec/outboundTrafficPolicy/mode", "this mode is for the mesh's configuration alone");
+            }
             Some(other) => no(
                 found,
                 "/spec/outboundTrafficPolicy/mode",
@@ -45,7 +48,11 @@ pub(super) fn sidecar(spec: &Sidecar, found: &mut Found) {
             }
         }
         if policy.tls.is_some() {
-            no(found, "/spec/outboundTrafficPolicy/tls", "TLS to unknown servers is not built; remove it");
+            no(
+                found,
+                "/spec/outboundTrafficPolicy/tls",
+                "TLS to unknown servers is for the mesh's configuration alone",
+            );
         }
     }
     pool(spec.inbound_connection_pool.as_ref(), "/spec/inboundConnectionPool", found);
@@ -53,7 +60,14 @@ pub(super) fn sidecar(spec: &Sidecar, found: &mut Found) {
     egress(&spec.egress, found);
 }
 
-fn port(port: &SidecarPort, at: &str, found: &mut Found) {
+fn is_port(number: u32, at: &str, found: &mut Found) {
+    if !(1..=65535).contains(&number) {
+        no(found, format!("{at}/number"), format!("{number} is not a port; ports go from 1 to 65535"));
+    }
+}
+
+/// All of a port but its number.
+fn of_a_port(port: &SidecarPort, at: &str, found: &mut Found) {
     const PROTOCOLS: [&str; 13] = [
         "HTTP",
         "HTTPS",
@@ -69,11 +83,7 @@ fn port(port: &SidecarPort, at: &str, found: &mut Found) {
         "UDP",
         "",
     ];
-    if !(1..=65535).contains(&port.number) {
-        no(found, format!("{at}/number"), format!("{} is not a port; ports go from 1 to 65535", port.number));
-    }
     match port.protocol.to_ascii_uppercase().as_str() {
-        "HTTP_PROXY" => no(found, format!("{at}/protocol"), "an HTTP proxy listener is not built"),
         "UDP" => no(found, format!("{at}/protocol"), "UDP does not go through proxies"),
         other if !PROTOCOLS.contains(&other) => {
             no(found, format!("{at}/protocol"), format!("unknown protocol \"{}\"", port.protocol));
@@ -92,27 +102,48 @@ fn ingress(listeners: &[IngressListener], found: &mut Found) {
         match &listener.port {
             None => no(found, format!("{at}/port"), "an ingress listener needs a port"),
             Some(given) => {
-                port(given, &format!("{at}/port"), found);
+                let of_port = format!("{at}/port");
+                is_port(given.number, &of_port, found);
+                of_a_port(given, &of_port, found);
+                if given.protocol.eq_ignore_ascii_case("HTTP_PROXY") {
+                    no(found, format!("{at}/port/protocol"), "an HTTP proxy is for egress listeners");
+                }
                 if !numbers.insert(given.number) {
                     no(found, format!("{at}/port/number"), format!("the port {} is there twice", given.number));
                 }
             }
         }
         capture(listener.capture_mode.as_deref(), &at, found);
+        let own = listener.bind.parse::<IpAddr>();
+        if !listener.bind.is_empty() && own.is_err() {
+            no(found, format!("{at}/bind"), format!("\"{}\" is not an IP address", listener.bind));
+        }
         if listener.capture_mode.as_deref() == Some("NONE") {
-            let message = "ingress without interception is not built; connections are always captured";
-            no(found, format!("{at}/captureMode"), message);
+            itself(listener, own.ok(), &at, found);
         }
-        if !listener.bind.is_empty() {
-            let message = "an ingress listener's own address is not built; connections are always captured";
-            no(found, format!("{at}/bind"), message);
-        }
-        if listener.tls.is_some() {
-            let message = "TLS that is not the mesh's is not built for ingress listeners; use PeerAuthentication";
-            no(found, format!("{at}/tls"), message);
+        if let (Some(tls), Some(given)) = (&listener.tls, &listener.port) {
+            server_tls::ingress(tls, &given.protocol, &format!("{at}/tls"), found);
         }
         pool(listener.connection_pool.as_ref(), &format!("{at}/connectionPool"), found);
         endpoint(&listener.default_endpoint, &format!("{at}/defaultEndpoint"), found);
+    }
+}
+
+/// A listener without interception that would call itself: Istio takes it.
+fn itself(listener: &IngressListener, own: Option<IpAddr>, at: &str, found: &mut Found) {
+    if listener.default_endpoint.is_empty() {
+        let message = "without interception nobody has dialled the application: say where it is, it would call itself";
+        return no(found, format!("{at}/defaultEndpoint"), message);
+    }
+    let to: Option<std::net::SocketAddr> = listener.default_endpoint.parse().ok();
+    let same = to.is_some_and(|to| {
+        let here = own.is_none_or(|own| own == to.ip() || own.is_unspecified() || to.ip().is_unspecified());
+        here && listener.port.as_ref().is_some_and(|port| port.number == u32::from(to.port()))
+    });
+    // Without an address of its own it listens on the pod's, and 127.0.0.1 is another.
+    let elsewhere = own.is_none() && to.is_some_and(|to| to.ip().is_loopback());
+    if same && !elsewhere {
+        no(found, format!("{at}/defaultEndpoint"), "this is the listener itself; the application needs another port");
     }
 }
 
@@ -152,7 +183,7 @@ fn capture(mode: Option<&str>, at: &str, found: &mut Found) {
 }
 
 fn egress(listeners: &[EgressListener], found: &mut Found) {
-    let mut taken = BTreeSet::new();
+    let (mut taken, mut pipes) = (BTreeSet::new(), BTreeSet::new());
     for (i, listener) in listeners.iter().enumerate() {
         let at = format!("/spec/egress/{i}");
         capture(listener.capture_mode.as_deref(), &at, found);
@@ -162,27 +193,40 @@ fn egress(listeners: &[EgressListener], found: &mut Found) {
         for (j, host) in listener.hosts.iter().enumerate() {
             egress_host(host, &format!("{at}/hosts/{j}"), found);
         }
-        if listener.bind.starts_with("unix://") {
-            no(found, format!("{at}/bind"), "listening on a Unix socket is not built; use an address and a port");
+        let pipe = socket_path(&listener.bind).is_some();
+        if pipe {
+            found.extend(unix::mistake(&listener.bind).map(|why| FieldError::new(&format!("{at}/bind"), why)));
+            if listener.capture_mode.as_deref() == Some("IPTABLES") {
+                no(found, format!("{at}/captureMode"), "what goes to a Unix socket is not intercepted; use NONE");
+            }
         } else if !listener.bind.is_empty() && listener.bind.parse::<IpAddr>().is_err() {
-            no(found, format!("{at}/bind"), format!("\"{}\" is not an IP address", listener.bind));
+            no(
+                found,
+                format!("{at}/bind"),
+                format!("\"{}\" is neither an IP address nor a Unix socket", listener.bind),
+            );
         }
         match &listener.port {
-            None => {
-                if !listener.bind.is_empty() {
-                    no(found, format!("{at}/bind"), "bind needs a port");
-                }
-                if listener.capture_mode.as_deref() == Some("NONE") {
-                    no(found, format!("{at}/captureMode"), "without interception a listener needs a port");
-                }
-                if i + 1 != listeners.len() {
-                    no(found, &at, "the listener without a port takes what is left: it must be the last");
-                }
+            None if pipe => no(found, format!("{at}/port"), "a Unix socket needs a port of number 0, for its protocol"),
+            None if i + 1 != listeners.len() => {
+                no(found, &at, "the listener without a port takes what is left: it must be the last");
             }
+            None => {}
             Some(given) => {
-                port(given, &format!("{at}/port"), found);
-                if !taken.insert((listener.bind.as_str(), given.number)) {
-                    no(found, format!("{at}/port/number"), format!("the port {} is there twice", given.number));
+                let at = format!("{at}/port");
+                of_a_port(given, &at, found);
+                match (pipe, given.number) {
+                    (true, 0) if !pipes.insert(listener.bind.as_str()) => {
+                        no(found, format!("{at}/number"), "the Unix socket is there twice");
+                    }
+                    (true, 0) => {}
+                    (true, _) => no(found, format!("{at}/number"), "the Unix socket of bind has no port; write 0"),
+                    (false, number) => {
+                        is_port(number, &at, found);
+                        if !taken.insert(number) {
+                            no(found, format!("{at}/number"), format!("the port {number} is there twice"));
+                        }
+                    }
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! `virtualInbound`: one chain for each port, protocol and kind of security.
+//! `virtualInbound`: one chain for each port, protocol and kind of security; and the listeners of ports that a Sidecar
+//! keeps out of the interception.
 
 use mesh::{MtlsMode, Side, Snapshot, Workload};
 use serde_json::{Value, json};
@@ -19,12 +20,28 @@ struct Chain {
     alpn: &'static [&'static str],
     transport: &'static str,
     http: bool,
-    mtls: bool,
+    security: Security,
+}
+
+/// Whose TLS ends here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Security {
+    /// Nobody's.
+    None,
+    /// The mesh's.
+    Mesh,
+    /// That of callers outside the mesh.
+    Own,
 }
 
 /// The chains of a port, in Istio's order.
 fn plan(mode: MtlsMode, app: App) -> Vec<Chain> {
-    let chain = |alpn: &'static [&'static str], transport, http, mtls| Chain { alpn, transport, http, mtls };
+    let chain = |alpn: &'static [&'static str], transport, http, mtls| Chain {
+        alpn,
+        transport,
+        http,
+        security: if mtls { Security::Mesh } else { Security::None },
+    };
     let http = matches!(app, App::Http1 | App::Http2);
     match (mode, app) {
         (MtlsMode::Strict, App::Auto) => {
@@ -53,12 +70,22 @@ fn plan(mode: MtlsMode, app: App) -> Vec<Chain> {
     }
 }
 
-/// The whole listener. Of a workload that the mesh does not know (yet) neither policies nor mTLS mode are known: nothing
-/// is let in.
-pub(super) fn listener(snapshot: &Snapshot, proxy: &Proxy) -> Value {
+/// The chains of a port of a Sidecar or of services. TLS of its own counts where the mesh's is switched off (Istio's rule).
+fn plan_of(mode: MtlsMode, port: &InboundPort) -> Vec<Chain> {
+    if port.tls.is_some() && mode == MtlsMode::Disable {
+        let http = port.app != App::Tcp;
+        return vec![Chain { alpn: &[], transport: "tls", http, security: Security::Own }];
+    }
+    plan(mode, port.app)
+}
+
+/// `virtualInbound`, and the listeners of ports that are not intercepted. Of a workload that the mesh does not know (yet)
+/// neither policies nor mTLS mode are known: nothing is let in.
+pub(super) fn listeners(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Value> {
     let mut chains = vec![black_hole(proxy)];
     let mut declared = Vec::new();
     let mut sniffs = false;
+    let mut bound = Vec::new();
     if let Some(workload) = scope::own_workload(snapshot, proxy) {
         let own = Own::new(snapshot, proxy, &workload);
         let default_mode = snapshot.mtls_mode(&workload, 0);
@@ -66,27 +93,52 @@ pub(super) fn listener(snapshot: &Snapshot, proxy: &Proxy) -> Value {
         chains.extend(plan(default_mode, App::Auto).iter().map(|chain| own.chain(chain, None)));
         for port in scope::inbound_ports(snapshot, proxy, &workload) {
             let mode = snapshot.mtls_mode(&workload, port.port);
+            let plan = plan_of(mode, &port);
+            let of_port = plan.iter().map(|chain| own.chain(chain, Some(&port)));
+            if port.bound {
+                bound.push(bound_listener(snapshot, &port, &plan, of_port.collect()));
+                continue;
+            }
             if port.app == App::Auto {
                 sniffs |= mode != MtlsMode::Strict;
             } else {
                 declared.push(port.port);
             }
-            chains.extend(plan(mode, port.app).iter().map(|chain| own.chain(chain, Some(&port))));
+            chains.extend(of_port);
         }
     }
     let mut filters = vec![listener_filter("original_dst", "OriginalDst"), tls_inspector()];
     if sniffs {
         filters.push(http_inspector(&declared));
     }
+    let at = socket_address("0.0.0.0", names::INBOUND_PORT);
+    let mut all = vec![listener(snapshot, "virtualInbound", at, chains, filters)];
+    all.extend(bound);
+    all
+}
+
+/// The listener of a port with a socket of its own.
+fn bound_listener(snapshot: &Snapshot, port: &InboundPort, plan: &[Chain], chains: Vec<Value>) -> Value {
+    let mut filters = Vec::new();
+    if plan.iter().any(|chain| chain.transport == "tls") {
+        filters.push(listener_filter("tls_inspector", "TlsInspector"));
+    }
+    if plan.iter().any(|chain| chain.alpn == PLAIN_HTTP) {
+        filters.push(listener_filter("http_inspector", "HttpInspector"));
+    }
+    listener(snapshot, &port.name(), socket_address(&port.bind.to_string(), port.port), chains, filters)
+}
+
+fn listener(snapshot: &Snapshot, name: &str, at: Value, chains: Vec<Value>, filters: Vec<Value>) -> Value {
     let mut out = json!({
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-        "address": socket_address("0.0.0.0", names::INBOUND_PORT),
+        "address": at,
         "continueOnListenerFiltersTimeout": true,
         "filterChains": chains,
         "listenerFilters": filters,
         "listenerFiltersTimeout": scope::detection_timeout(snapshot),
         "maxConnectionsToAcceptPerSocketEvent": 1,
-        "name": "virtualInbound",
+        "name": name,
         "trafficDirection": "INBOUND"
     });
     if let Some(log) = access_log::of_listener(snapshot.mesh_config()) {
@@ -160,7 +212,7 @@ impl<'a> Own<'a> {
         match port {
             Some(port) => {
                 matches["destinationPort"] = json!(port.port);
-                out["name"] = json!(format!("0.0.0.0_{}", port.port));
+                out["name"] = json!(port.name());
             }
             None => out["name"] = json!(if plan.http { "virtualInbound-catchall-http" } else { "virtualInbound" }),
         }
@@ -173,7 +225,10 @@ impl<'a> Own<'a> {
                 port.map_or_else(|| names::INBOUND_PASSTHROUGH.to_owned(), |p| names::inbound_cluster(p.port));
             json!(self.tcp_filters(&cluster, port))
         };
-        if plan.mtls {
+        if let (Security::Own, Some(settings)) = (plan.security, port.and_then(|port| port.tls.as_ref())) {
+            out["transportSocket"] = tls::own_downstream(settings);
+        }
+        if plan.security == Security::Mesh {
             let domains: Vec<&str> = self.trust_domains.iter().map(String::as_str).collect();
             let alpn: &[&str] =
                 if plan.http { &["h2", "http/1.1"] } else { &["istio-peer-exchange", "h2", "http/1.1"] };
@@ -202,7 +257,7 @@ impl<'a> Own<'a> {
 
     fn http_manager(&self, port: Option<&InboundPort>) -> Value {
         let stat_prefix =
-            port.map_or_else(|| names::INBOUND_PASSTHROUGH.to_owned(), |port| format!("inbound_0.0.0.0_{}", port.port));
+            port.map_or_else(|| names::INBOUND_PASSTHROUGH.to_owned(), |port| format!("inbound_{}", port.name()));
         Manager {
             stat_prefix,
             access_logs: telemetry::access_logs(self.snapshot, self.proxy, Side::Server),

@@ -1,37 +1,33 @@
 //! Outbound listeners: shared HTTP ports, addresses of TCP services, and everything else.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
-use mesh::{Protocol, Service, ServicePort, Side, Snapshot};
+use mesh::{Service, ServicePort, Side, Snapshot};
 use serde_json::{Value, json};
 
+use super::placed::{self, Place};
 use super::port::Shared;
 use super::{listener_filter, socket_address};
 use crate::http::{self, Manager, Routes};
-use crate::scope::{self, App, Traffic};
-use crate::sidecar::{self, Egress};
-use crate::{Proxy, access_log, clusters, names, names_of_callers, telemetry};
+use crate::scope::{self, Traffic};
+use crate::sidecar;
+use crate::{Proxy, access_log, clusters, names, names_of_callers, routes, telemetry};
 
 /// Every listener but `virtualOutbound`, in order of name.
 pub(super) fn listeners(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Value> {
     let mut all = Found { own: BTreeMap::new(), shared: BTreeMap::new() };
     for egress in sidecar::egress(snapshot, proxy) {
         let services = sidecar::services_of(snapshot, proxy, &egress);
-        match bound(&egress) {
-            Some(at) => all.bound(snapshot, proxy, &egress, at, &services),
+        match Place::of(&egress) {
+            Some(place) => {
+                for (name, listener) in placed::listeners(snapshot, proxy, &egress, &place, &services) {
+                    all.own.entry(name).or_insert(listener);
+                }
+            }
             None => services.iter().for_each(|service| all.service(snapshot, proxy, service, egress.port())),
         }
     }
     all.finish(snapshot, proxy)
-}
-
-/// Where a listener of a Sidecar has a socket of its own; `None`: it takes what is intercepted.
-fn bound(egress: &Egress<'_>) -> Option<SocketAddr> {
-    let listener = egress.listener.filter(|l| l.capture_mode.as_deref() == Some("NONE"))?;
-    let ip = if listener.bind.is_empty() { Ipv4Addr::LOCALHOST.into() } else { listener.bind.parse().ok()? };
-    Some(SocketAddr::new(ip, egress.port()?))
 }
 
 /// The listeners found so far; of two for the same the first stays.
@@ -58,7 +54,7 @@ impl Found {
             for address in addresses(snapshot, proxy, service, port) {
                 let name = format!("{address}_{}", port.port);
                 self.own.entry(name.clone()).or_insert_with(|| {
-                    let at = Place { name: &name, address: &address };
+                    let at = Own { name: &name, address: &address };
                     own(snapshot, proxy, service, port, sniff, &at)
                 });
             }
@@ -70,41 +66,6 @@ impl Found {
         }
     }
 
-    /// A listener with a socket of its own: HTTP by the routes of its port, anything else to the first service.
-    fn bound(
-        &mut self,
-        snapshot: &Snapshot,
-        proxy: &Proxy,
-        egress: &Egress<'_>,
-        at: SocketAddr,
-        services: &[&Arc<Service>],
-    ) {
-        let name = format!("{}_{}", at.ip(), at.port());
-        let declared = egress.listener.and_then(|l| l.port.as_ref()).map_or(App::Auto, scope::app_of);
-        let mut out = base(snapshot, &name, &at.ip().to_string(), at.port());
-        if let Some(fields) = out.as_object_mut() {
-            fields.remove("bindToPort");
-        }
-        let ports = services.iter().flat_map(|s| s.ports.iter().map(move |p| (s, p)));
-        let first = ports.filter(|(_, p)| p.port == at.port() && p.protocol != Protocol::Udp).map(|(s, _)| s).next();
-        let bytes = || {
-            let cluster = first.map_or_else(
-                || names::BLACK_HOLE.to_owned(),
-                |service| names::outbound_cluster(at.port(), "", &service.host),
-            );
-            json!({"filters": tcp(proxy, &cluster, snapshot)})
-        };
-        if declared == App::Tcp {
-            out["filterChains"] = json!([bytes()]);
-        } else {
-            let http = outbound_http(snapshot, proxy, format!("outbound_{name}"), &at.port().to_string());
-            out["filterChains"] = json!([http]);
-            out["defaultFilterChain"] = bytes();
-            out["listenerFilters"] = json!([listener_filter("http_inspector", "HttpInspector")]);
-        }
-        self.own.entry(name).or_insert(out);
-    }
-
     fn finish(self, snapshot: &Snapshot, proxy: &Proxy) -> Vec<Value> {
         let mut all = self.own;
         for (port, shared) in self.shared {
@@ -114,7 +75,7 @@ impl Found {
     }
 }
 
-struct Place<'a> {
+struct Own<'a> {
     name: &'a str,
     address: &'a str,
 }
@@ -135,10 +96,10 @@ fn addresses(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: &Servi
     vips.iter().map(ToString::to_string).collect()
 }
 
-pub(super) fn base(snapshot: &Snapshot, name: &str, address: &str, port: u16) -> Value {
+pub(super) fn base(snapshot: &Snapshot, name: &str, address: Value) -> Value {
     json!({
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-        "address": socket_address(address, port),
+        "address": address,
         "bindToPort": false,
         "continueOnListenerFiltersTimeout": true,
         "listenerFiltersTimeout": scope::detection_timeout(snapshot),
@@ -147,23 +108,28 @@ pub(super) fn base(snapshot: &Snapshot, name: &str, address: &str, port: u16) ->
     })
 }
 
+/// A chain of plain HTTP by the routes of a name.
 pub(super) fn outbound_http(snapshot: &Snapshot, proxy: &Proxy, stat_prefix: String, routes: &str) -> Value {
+    json!({
+        "filterChainMatch": {"applicationProtocols": ["http/1.1", "h2c"], "transportProtocol": "raw_buffer"},
+        "filters": [manager(snapshot, proxy, stat_prefix, Routes::Rds(routes))],
+        "transportSocketConnectTimeout": "15s"
+    })
+}
+
+fn manager(snapshot: &Snapshot, proxy: &Proxy, stat_prefix: String, routes: Routes<'_>) -> Value {
     let manager = Manager {
         stat_prefix,
         access_logs: telemetry::access_logs(snapshot, proxy, Side::Client),
-        routes: Routes::Rds(routes),
+        routes,
         security: Vec::new(),
         inbound: false,
         counts: http::counts(snapshot, proxy),
         tracing: telemetry::tracing(snapshot, proxy, Side::Client),
-        names: names_of_callers::http_filter(snapshot),
+        names: names_of_callers::http_filter(snapshot, proxy),
         normalization: scope::normalization(snapshot),
     };
-    json!({
-        "filterChainMatch": {"applicationProtocols": ["http/1.1", "h2c"], "transportProtocol": "raw_buffer"},
-        "filters": [manager.filter(proxy)],
-        "transportSocketConnectTimeout": "15s"
-    })
+    manager.filter(proxy)
 }
 
 pub(super) fn tcp(proxy: &Proxy, cluster: &str, snapshot: &Snapshot) -> Vec<Value> {
@@ -178,15 +144,8 @@ pub(super) fn tcp(proxy: &Proxy, cluster: &str, snapshot: &Snapshot) -> Vec<Valu
 }
 
 /// The listener of one service address.
-fn own(
-    snapshot: &Snapshot,
-    proxy: &Proxy,
-    service: &Service,
-    port: &ServicePort,
-    sniff: bool,
-    at: &Place<'_>,
-) -> Value {
-    let mut out = base(snapshot, at.name, at.address, port.port);
+fn own(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: &ServicePort, sniff: bool, at: &Own<'_>) -> Value {
+    let mut out = base(snapshot, at.name, socket_address(at.address, port.port));
     if sniff {
         let routes = format!("{}:{}", service.host, port.port);
         out["filterChains"] = json!([outbound_http(snapshot, proxy, format!("outbound_{}", at.name), &routes)]);
@@ -228,6 +187,20 @@ pub(super) fn catch_all(snapshot: &Snapshot, proxy: &Proxy) -> Value {
         "trafficDirection": "OUTBOUND",
         "useOriginalDst": true
     });
+    if scope::names_unknown(snapshot, proxy) {
+        let prefix = "outbound_virtualOutbound_allow_any_dynamic_dns".to_owned();
+        let http = json!({
+            "filterChainMatch": {"applicationProtocols": ["http/1.1", "h2c"]},
+            "filters": [manager(snapshot, proxy, prefix, Routes::Inline(routes::by_name(snapshot, proxy)))],
+            "name": "virtualOutbound-catchall-tcp-http"
+        });
+        if let Some(chains) = out["filterChains"].as_array_mut() {
+            chains.insert(1, http);
+        }
+        out["listenerFilters"] = json!([listener_filter("http_inspector", "HttpInspector")]);
+        // A client that waits for its server is not closed for that: it goes on as one that does not speak HTTP.
+        out["continueOnListenerFiltersTimeout"] = json!(true);
+    }
     if let Some(log) = access_log::of_listener(snapshot.mesh_config()) {
         out["accessLog"] = json!([log]);
     }

@@ -7,8 +7,8 @@ use mesh::{Protocol, Service, ServicePort, Snapshot};
 use serde_json::{Value, json};
 
 use super::chains::chains;
-use super::listener_filter;
 use super::outbound::{base, outbound_http, tcp};
+use super::{listener_filter, socket_address};
 use crate::{Proxy, scope};
 
 /// What shares a port.
@@ -67,7 +67,7 @@ impl Shared {
     /// The listener.
     pub(super) fn listener(self, snapshot: &Snapshot, proxy: &Proxy, port: u16) -> Value {
         let name = format!("0.0.0.0_{port}");
-        let mut out = base(snapshot, &name, "0.0.0.0", port);
+        let mut out = base(snapshot, &name, socket_address("0.0.0.0", port));
         out["defaultFilterChain"] = self.fallback.unwrap_or_else(|| {
             json!({
                 "filterChainMatch": {},

@@ -49,6 +49,10 @@ pub const FIELDS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "it lets a cluster do without checks of names, which are for TLS; there is none here",
+        &["envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig.allow_insecure_cluster_options"],
+    ),
+    (
         "data for others; the parts that we know are read",
         &[
             "envoy.config.cluster.v3.Cluster.metadata",

@@ -261,7 +261,7 @@ impl Tried {
 }
 
 fn pick(attempts: &Attempts<'_>, tried: &Tried) -> Result<Arc<Host>, Failed> {
-    let original = Some(attempts.connection.about.destination);
+    let original = attempts.connection.about.original;
     let context = PickContext {
         hash: attempts.hash,
         tried: &tried.hosts,

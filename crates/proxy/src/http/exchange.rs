@@ -150,7 +150,7 @@ impl Exchange {
         record.path = self.path.as_ref().map(PathAndQuery::as_str);
         record.protocol = Some(self.protocol());
         record.authority = self.authority.as_ref().and_then(|a| a.to_str().ok());
-        record.scheme = Some(if about.tls && about.peer.is_none() { "https" } else { "http" });
+        record.scheme = Some(about.scheme());
         record.response_code = self.status;
         record.flags = self.flags;
         record.details = self.details.as_deref();
@@ -169,9 +169,11 @@ impl Exchange {
         record.upstream_pipe = self.host.as_ref().and_then(|h| h.address.pipe());
         record.upstream_cluster = self.cluster_name.as_deref();
         record.upstream_local = self.upstream_local;
-        record.downstream_local = Some(about.destination);
-        record.downstream_remote = Some(self.remote);
-        record.downstream_direct = Some(about.source);
+        let by_network = about.pipe.is_none();
+        record.downstream_local = Some(about.destination).filter(|_| by_network);
+        record.downstream_pipe = about.pipe.as_deref();
+        record.downstream_remote = Some(self.remote).filter(|_| by_network);
+        record.downstream_direct = Some(about.source).filter(|_| by_network);
         record.sni = Some(about.sni.as_str()).filter(|s| !s.is_empty());
         record.route_name = self.route.as_deref();
         record.downstream_peer_uri = about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str);

@@ -307,7 +307,7 @@ async fn tunnel(
     pending: upgrade::Pending,
 ) -> Response<ReplyBody> {
     let server = manager.server.as_ref();
-    let original = Some(connection.about.destination);
+    let original = connection.about.original;
     let host = match cluster.pick(&PickContext { original, target, ..PickContext::default() }) {
         Ok(host) => host,
         Err(error) => {

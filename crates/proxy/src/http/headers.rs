@@ -48,9 +48,8 @@ pub(crate) fn prepare(manager: &HttpManager, about: &About, inbound: bool, heade
     if manager.request_id && !headers.contains_key(&REQUEST_ID) {
         headers.insert(REQUEST_ID.clone(), request_id());
     }
-    if !headers.contains_key(&FORWARDED_PROTO) || (inbound && about.peer.is_none()) {
-        let scheme = if about.tls && about.peer.is_none() { "https" } else { "http" };
-        headers.insert(FORWARDED_PROTO.clone(), HeaderValue::from_static(scheme));
+    if !headers.contains_key(&FORWARDED_PROTO) || (inbound && !about.is_of_mesh()) {
+        headers.insert(FORWARDED_PROTO.clone(), HeaderValue::from_static(about.scheme()));
     }
     if manager.use_remote_address {
         append(headers, &FORWARDED_FOR, &about.source.ip().to_string());

@@ -64,7 +64,7 @@ fn shadow(authority: &HeaderValue) -> Option<HeaderValue> {
 
 async fn deliver(connection: &Connection, cluster: &Arc<Cluster>, copy: Request<Body>, mesh_alpn: bool) {
     upstream::Registry::ready(cluster).await;
-    let original = Some(connection.about.destination);
+    let original = connection.about.original;
     let Ok(host) = cluster.pick(&PickContext { original, ..PickContext::default() }) else { return };
     let proxied = Some(connection.about.proxied());
     let options = SendOptions { version: version(cluster, connection), mesh_alpn, proxied, fresh: false };

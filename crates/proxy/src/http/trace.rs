@@ -107,7 +107,7 @@ fn about_request(tags: &mut Vec<(Cow<'static, str>, String)>, exchange: &Exchang
     let about = &exchange.connection.about;
     let path = exchange.path.as_ref().map_or("", PathAndQuery::as_str);
     let path: String = path.chars().take(max_path).collect();
-    let scheme = if about.tls && about.peer.is_none() { "https" } else { "http" };
+    let scheme = about.scheme();
     if exchange.grpc {
         tags.push(("grpc.path".into(), path.clone()));
         tags.push(("grpc.authority".into(), authority.to_owned()));

@@ -171,6 +171,7 @@ fn bootstrap(resources: Resources, files: &Path) -> Value {
         .map(|mut listener| {
             listener.as_object_mut().expect("a message").shift_remove("@type");
             routes(&mut listener, &resources.routes);
+            secrets(&mut listener, files);
             listener
         })
         .collect();

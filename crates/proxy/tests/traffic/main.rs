@@ -5,6 +5,7 @@
 //! With `MELTEMI_TRAFFIC_PROXY=envoy` the very same resources go to a stock Envoy instead (`MELTEMI_ENVOY` names the
 //! binary): a case that passes with one and fails with the other is a bug of the translation or of the data plane.
 
+mod callers;
 mod destination;
 mod envoy;
 mod ingress;
@@ -12,6 +13,7 @@ mod locality;
 mod matching;
 mod names;
 mod outlier;
+mod places;
 mod pool;
 mod retry;
 mod route;

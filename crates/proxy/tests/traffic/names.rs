@@ -75,6 +75,59 @@ async fn server_names_of_tls() {
     assert_eq!(server.connections(), 2);
 }
 
+/// A mesh that asks DNS for hosts that it does not know, and has one service of its own.
+fn asking(web: &Server) -> Mesh {
+    let mut mesh = Mesh::new();
+    mesh.http("web", &[("", web)]);
+    mesh.rule(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+         data: {mesh: \"{enableAutoMtls: false, outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}}\"}\n",
+    );
+    mesh
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn hosts_that_nobody_knows() {
+    let (web, outside) = (Server::echo("web").await, local("outside", false).await);
+    let port = outside.0.address.port();
+    let mesh = asking(&web);
+    let world = mesh.start().await;
+    assert_eq!(world.send(get("web", "/")).await.server(), "web", "what is known goes where it always did");
+    for host in [format!("a.localhost:{port}"), format!("B.LOCALHOST:{port}"), format!("127.0.0.1:{port}")] {
+        let answer = world.send(get(&host, "/x?y")).await;
+        assert_eq!((answer.server(), answer.seen("host")), ("outside", host));
+    }
+    let nowhere = world.send(get("a.invalid", "/")).await;
+    assert_eq!((nowhere.status.as_u16(), nowhere.body.as_str()), (503, "DNS resolution failure"));
+    // Entries of names that callers bring have their clusters still.
+    let mut mesh = asking(&web);
+    entry(&mut mesh, "\"*.localhost\"", 80, "HTTP");
+    let world = mesh.start().await;
+    for host in [format!("a.localhost:{port}"), format!("127.0.0.1:{port}")] {
+        assert_eq!(world.send(get(&host, "/")).await.server(), "outside", "{host}");
+    }
+    // Who has a Sidecar with a word of its own on the unknown does what that says.
+    let mut mesh = asking(&web);
+    mesh.rule(
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: own, namespace: shop}\n\
+         spec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}",
+    );
+    let world = mesh.start().await;
+    assert_eq!(world.send(get(&format!("a.localhost:{port}"), "/")).await.status, 502);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn hosts_that_nobody_knows_on_ports_that_nobody_knows() {
+    let (web, outside) = (Server::echo("web").await, local("outside", false).await);
+    let mut mesh = asking(&web);
+    mesh.catch_all();
+    let world = mesh.start().await;
+    let host = format!("a.localhost:{}", outside.0.address.port());
+    assert_eq!(world.send_to("virtualOutbound", get(&host, "/")).await.server(), "outside");
+    let nowhere = world.send_to("virtualOutbound", get("a.invalid", "/")).await;
+    assert_eq!((nowhere.status.as_u16(), nowhere.body.as_str()), (503, "DNS resolution failure"));
+}
+
 #[test]
 fn what_cannot_be_said_of_such_hosts_is_refused() {
     let yaml = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: names, namespace: shop}\n\

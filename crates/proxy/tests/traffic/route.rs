@@ -224,6 +224,58 @@ async fn header_operators() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn header_operators_of_times_paths_and_places() {
+    let headers = operators(
+        &[
+            ("r-year", "%START_TIME(%Y)%"),
+            ("r-epoch", "%START_TIME(%s.%3f)%"),
+            ("r-form", "%START_TIME(%a, %d %b %Y %T %Z%Ez %1f)%"),
+            ("r-emitted", "%EMIT_TIME(%s)%"),
+            ("r-bare", "%PATH(NQ)% %PATH(WQ:PATH)% [%PATH(NQ:ORIG)%]"),
+            ("r-cut-path", "%PATH(WQ):5%"),
+            ("r-upstream", "[%UPSTREAM_REMOTE_PORT%]"),
+            ("r-variable", "%ENVIRONMENT(HOME)% %ENVIRONMENT(NO_SUCH_VARIABLE)%"),
+            ("r-alias", "%REQUEST_HEADER(a)%"),
+        ],
+        &[
+            ("s-port", "%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT%"),
+            ("s-long", "[%RESPONSE_FLAGS_LONG%]"),
+            ("s-details", "%RESPONSE_CODE_DETAILS%"),
+            ("s-alias", "%RESPONSE_HEADER(x-server)%"),
+        ],
+    );
+    let (world, server, _) =
+        web(&format!("- match: [{{uri: {{exact: /old}}}}]\n  rewrite: {{uri: /new}}\n  {headers}\n  {TO_WEB}")).await;
+    let answer = world.send(get("web", "/old?q").header("a", "value")).await;
+    let variable = format!("{} -", std::env::var("HOME").unwrap_or_else(|_| "-".to_owned()));
+    let wanted = [
+        ("r-bare", "/old /old?q []"),
+        ("r-cut-path", "/old?"),
+        ("r-upstream", "[]"),
+        ("r-variable", &variable),
+        ("r-alias", "value"),
+    ];
+    let seen: Vec<String> = wanted.iter().map(|(name, _)| format!("{name}: {}", answer.seen(name))).collect();
+    assert_eq!(seen, wanted.map(|(name, value)| format!("{name}: {value}")));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is later").as_secs_f64();
+    let (epoch, form, year) = (answer.seen("r-epoch"), answer.seen("r-form"), answer.seen("r-year"));
+    for (text, length) in [(&epoch, 14), (&answer.seen("r-emitted"), 10)] {
+        let asked: f64 = text.parse().expect("seconds");
+        assert!(text.len() == length && asked <= now && now - asked < 600.0, "{text}");
+    }
+    assert!(year.len() == 4 && form.contains(&format!(" {year} ")) && form.contains(" UTC+00:00 "), "{year} {form}");
+    let at = server.0.address;
+    let wanted = [
+        ("s-port", &format!("{} {}", at.ip(), at.port())),
+        ("s-long", &"[-]".to_owned()),
+        ("s-details", &"via_upstream".to_owned()),
+        ("s-alias", &"web".to_owned()),
+    ];
+    let seen: Vec<String> = wanted.iter().map(|(name, _)| format!("{name}: {}", answer.header(name))).collect();
+    assert_eq!(seen, wanted.map(|(name, value)| format!("{name}: {value}")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn timeouts() {
     let (world, web, _) = web(&format!("- timeout: 0.2s\n  {TO_WEB}")).await;
     assert_eq!(world.send(get("web", "/")).await.status, 200);

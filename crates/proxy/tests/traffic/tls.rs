@@ -16,13 +16,13 @@ use crate::server::{Act, Server, State, http, listen};
 use crate::world::{Mesh, get};
 
 /// An authority with a server's and a client's certificate; all as files.
-struct Authority {
+pub struct Authority {
     files: tempfile::TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.distinguished_name.push(rcgen::DnType::CommonName, "the authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -31,16 +31,9 @@ impl Authority {
         let authority = Self { files: tempfile::tempdir().expect("a directory"), issuer };
         authority.write("ca.pem", &authority.issuer.pem());
         for (name, san) in [("server", "server.example"), ("client", "client.example")] {
-            let key = KeyPair::generate().expect("a key");
-            let mut params = CertificateParams::new(vec![san.to_owned()]).expect("parameters");
-            params.distinguished_name.push(rcgen::DnType::CommonName, san);
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-            params.serial_number = Some(rcgen::SerialNumber::from(if name == "server" { 7_u64 } else { 8 }));
-            let certificate = params.signed_by(&key, &authority.issuer).expect("a certificate");
-            authority.write(&format!("{name}.pem"), &certificate.pem());
-            authority.write(&format!("{name}.key"), &key.serialize_pem());
+            authority.issue(name, san, |_| {});
         }
-        for (name, revoked) in [("none.crl", 99_u64), ("server.crl", 7)] {
+        for (name, revoked) in [("none.crl", 99_u64), ("server.crl", 7), ("client.crl", 8)] {
             let now = rcgen::date_time_ymd(2020, 1, 1);
             let params = rcgen::CertificateRevocationListParams {
                 this_update: now,
@@ -61,16 +54,29 @@ impl Authority {
         authority
     }
 
+    /// A certificate of a name, made as is said, as `FILE.pem` and `FILE.key`.
+    pub fn issue(&self, file: &str, san: &str, with: impl FnOnce(&mut CertificateParams)) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(vec![san.to_owned()]).expect("parameters");
+        params.distinguished_name.push(rcgen::DnType::CommonName, san);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(rcgen::SerialNumber::from(if file == "server" { 7_u64 } else { 8 }));
+        with(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        self.write(&format!("{file}.pem"), &certificate.pem());
+        self.write(&format!("{file}.key"), &key.serialize_pem());
+    }
+
     fn write(&self, name: &str, text: &str) {
         std::fs::write(self.files.path().join(name), text).expect("it can be written");
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.files.path().join(name).display().to_string()
     }
 }
 
-fn chain(path: &Path) -> Vec<CertificateDer<'static>> {
+pub fn chain(path: &Path) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_file_iter(path).expect("a file").collect::<Result<_, _>>().expect("PEM")
 }
 

@@ -41,12 +41,13 @@ pub struct Mesh {
     vips: HashMap<String, String>,
     /// Where the client is, as `region.zone`, when its proxy knows its replicas.
     place: Option<String>,
+    catch_all: bool,
 }
 
 impl Mesh {
     pub fn new() -> Self {
         let labels = vec![("app", "client")];
-        let mut mesh = Self { yaml: String::new(), labels, vips: HashMap::new(), place: None };
+        let mut mesh = Self { yaml: String::new(), labels, vips: HashMap::new(), place: None, catch_all: false };
         // Nothing here has a sidecar; cases of TLS say so themselves.
         mesh.rule(
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
@@ -101,6 +102,11 @@ impl Mesh {
     /// The address of a service.
     pub fn vip(&self, service: &str) -> &str {
         &self.vips[service]
+    }
+
+    /// Opens `virtualOutbound` as well, without what it does with who dials it itself: that is all who come there.
+    pub fn catch_all(&mut self) {
+        self.catch_all = true;
     }
 
     /// Says where the client is, as `region.zone.subzone`.
@@ -192,7 +198,11 @@ impl Mesh {
             clusters: clusters.into_iter().map(|c| c.body).collect(),
             endpoints: pilot::endpoints(&snapshot, &client, &names).into_iter().map(|e| (e.name, e.body)).collect(),
             routes: pilot::routes(&snapshot, &client, &wanted).into_iter().map(|r| (r.name, r.body)).collect(),
-            listeners: inbound(&listeners).into_iter().chain(listeners.into_iter().filter_map(bind)).collect(),
+            listeners: inbound(&listeners)
+                .into_iter()
+                .chain(self.catch_all.then(|| catch_all(&listeners)).flatten())
+                .chain(listeners.into_iter().filter_map(bind))
+                .collect(),
         }
     }
 
@@ -267,12 +277,15 @@ pub fn visit(value: &Value, with: &mut dyn FnMut(&Value)) {
     }
 }
 
-/// Outbound listeners get a socket: on the service's own address, or on 127.0.0.1 where all services share a port.
+/// Outbound listeners without a socket get one: on the service's own address, or on 127.0.0.1 where all services share a port.
 /// Without redirection that is how connections come to them.
 fn bind(mut listener: Value) -> Option<Value> {
     let name = listener["name"].as_str()?;
     if name.starts_with("virtual") {
         return None;
+    }
+    if listener.get("bind_to_port").is_none_or(|bound| *bound != false) {
+        return Some(listener);
     }
     let socket = listener.pointer_mut("/address/socket_address")?;
     if socket["address"] == "0.0.0.0" {
@@ -281,6 +294,14 @@ fn bind(mut listener: Value) -> Option<Value> {
     socket["port_value"] = json!(0);
     listener.as_object_mut()?.remove("bind_to_port");
     Some(listener)
+}
+
+/// `virtualOutbound` on a loopback port, without its chain for who dials that.
+fn catch_all(listeners: &[Value]) -> Option<Value> {
+    let mut found = listeners.iter().find(|l| l["name"] == "virtualOutbound")?.clone();
+    *found.pointer_mut("/address/socket_address")? = json!({"address": "127.0.0.1", "port_value": 0});
+    found["filter_chains"].as_array_mut()?.retain(|chain| chain["name"] != "virtualOutbound-blackhole");
+    Some(found)
 }
 
 /// The plain-text chain of each declared port of the workload as a listener of its own, `inbound_PORT`: without redirection
@@ -478,6 +499,16 @@ impl World {
     }
 }
 
+/// A request on a connection that is there.
+pub async fn send_on<S>(stream: S, request: http::request::Builder) -> Answer
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+    tokio::spawn(connection);
+    read(sender.send_request(request.body(Full::new(Bytes::new())).expect("a request")).await.expect("an answer")).await
+}
+
 async fn connect(at: SocketAddr) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(at).await.expect("the listener is open");
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
@@ -485,7 +516,7 @@ async fn connect(at: SocketAddr) -> SendRequest<Full<Bytes>> {
     sender
 }
 
-async fn read(response: http::Response<hyper::body::Incoming>) -> Answer {
+pub async fn read(response: http::Response<hyper::body::Incoming>) -> Answer {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.map(|all| all.to_bytes()).unwrap_or_default();
     Answer { status: parts.status, headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned() }

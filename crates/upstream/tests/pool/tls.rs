@@ -53,6 +53,7 @@ impl Mesh {
             roots: Some(self.roots.clone()),
             require_client_cert: true,
             sans: Vec::new(),
+            revoked: Vec::new(),
             alpn: [&b"istio-http/1.1"[..], b"istio-h2", b"istio"].map(<[u8]>::to_vec).to_vec(),
         };
         let acceptor = TlsAcceptor::from(config.build().expect("a good context"));
