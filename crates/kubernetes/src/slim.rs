@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// Annotations that mean something to a mesh.
-const ANNOTATIONS: [&str; 2] = ["networking.istio.io/", "sidecar.istio.io/"];
+const ANNOTATIONS: [&str; 3] = ["networking.istio.io/", "sidecar.istio.io/", "istio.io/autoRegistrationGroup"];
 
 /// Cuts an object down to what the mesh reads.
 pub(crate) fn slim(kind: &str, object: &mut Value) {
