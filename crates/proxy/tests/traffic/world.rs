@@ -486,6 +486,13 @@ impl World {
         count
     }
 
+    /// A counter of the cluster of port 80 of a service of `shop`.
+    pub async fn cluster_stat(&self, service: &str, name: &str) -> u64 {
+        // A stock Envoy calls clusters by their `alt_stat_name`.
+        let dot = if self.is_envoy() { ";." } else { "." };
+        self.stat(&format!("cluster.outbound|80||{service}.shop.svc.cluster.local{dot}{name}")).await
+    }
+
     /// A counter of the data plane, by Envoy's name in its Prometheus-less form.
     pub async fn stat(&self, name: &str) -> u64 {
         match &self.plane {

@@ -36,9 +36,7 @@ async fn shares(world: &World) -> BTreeMap<String, usize> {
 
 /// A counter of `web`.
 async fn counted(world: &World, name: &str) -> u64 {
-    // A stock Envoy calls clusters by their `alt_stat_name`.
-    let dot = if world.is_envoy() { ";." } else { "." };
-    world.stat(&format!("cluster.outbound|80||web.shop.svc.cluster.local{dot}{name}")).await
+    world.cluster_stat("web", name).await
 }
 
 const EVEN: [&str; 6] = ["r1.z1", "r1.z1", "r1.z1", "r1.z2", "r1.z2", "r1.z2"];
