@@ -38,6 +38,10 @@ fn socket(listener: &Value) -> &Value {
 }
 
 fn address(listener: &Value) -> String {
+    let pipe = text(listener, "address.pipe.path");
+    if !pipe.is_empty() {
+        return format!("unix://{pipe}");
+    }
     let more = list(listener, "additional_addresses").iter().map(|a| text(a, "address.socket_address.address"));
     std::iter::once(text(socket(listener), "address")).chain(more).collect::<Vec<_>>().join(",")
 }

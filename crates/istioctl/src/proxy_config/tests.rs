@@ -136,6 +136,18 @@ fn listeners_say_what_they_match_and_where_it_goes() {
 }
 
 #[test]
+fn a_listener_at_a_unix_socket_is_shown_by_its_path() {
+    let tcp = json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": {"cluster": "outbound|1||a"}});
+    let dump = json!({"configs": [{"@type": "x.ListenersConfigDump", "dynamic_listeners": [{"active_state": {"listener": {
+        "name": "unix:///run/a_0", "address": {"pipe": {"path": "/run/a"}}, "filter_chains": [{"filters": [tcp]}]
+    }}}]}]});
+    let table = listeners::table(&dump, &listeners::Filter::default(), false, false);
+    assert!(table.lines().nth(1).is_some_and(|line| line.starts_with("unix:///run/a 0 ")), "{table}");
+    let filter = listeners::Filter { address: "unix:///run/a".to_owned(), ..listeners::Filter::default() };
+    assert_eq!(listeners::value(&dump, &filter).as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn clusters_of_a_stock_istiod_have_their_columns() {
     let path = folder().join("../../contract/xds/order/clusters.json");
     let Ok(text) = std::fs::read_to_string(&path) else {
