@@ -1,7 +1,7 @@
 //! Callers outside the mesh: listeners that a Sidecar opens itself, and TLS that ends there.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -22,19 +22,24 @@ use crate::server::{Server, listen};
 use crate::tls::{Authority, chain};
 use crate::world::{Mesh, World, get, read};
 
-const PORT: u16 = 8443;
-
-/// A loopback address that no other listener has: the port that a Sidecar opens is a fixed one.
-pub fn place() -> IpAddr {
+/// An address and a port that nothing listens on: those that a Sidecar opens are fixed ones.
+pub fn place() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let (n, process) = (NEXT.fetch_add(1, SeqCst), std::process::id());
     let byte = |n: u32| u8::try_from(n % 250).unwrap_or(0);
-    Ipv4Addr::new(127, 100 + byte(process) % 100, byte(n / 250), 1 + byte(n)).into()
+    let ip = Ipv4Addr::new(127, 100 + byte(process) % 100, byte(n / 250), 1 + byte(n));
+    let probe = std::net::TcpListener::bind((ip, 0)).expect("loopback can be bound");
+    probe.local_addr().expect("it is bound")
+}
+
+/// The name of the listener there.
+pub fn name(at: SocketAddr) -> String {
+    format!("{}_{}", at.ip(), at.port())
 }
 
 /// The client's own workload behind its Sidecar, which listens at a place of its own, without interception; the mesh's
 /// mTLS is switched off.
-async fn open(at: IpAddr, protocol: &str, application: &str, more: &str) -> World {
+async fn open(at: SocketAddr, protocol: &str, application: &str, more: &str) -> World {
     let mut mesh = Mesh::new();
     mesh.client_locality("region");
     mesh.rule(
@@ -43,11 +48,13 @@ async fn open(at: IpAddr, protocol: &str, application: &str, more: &str) -> Worl
     );
     mesh.rule(&format!(
         "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: own, namespace: shop}}\nspec:\n  ingress:\n  \
-         - {{port: {{number: {PORT}, protocol: {protocol}, name: web}}, bind: {at}, captureMode: NONE, \
-         defaultEndpoint: \"{application}\"{more}}}\n"
+         - {{port: {{number: {}, protocol: {protocol}, name: web}}, bind: {}, captureMode: NONE, \
+         defaultEndpoint: \"{application}\"{more}}}\n",
+        at.port(),
+        at.ip()
     ));
     let world = mesh.start().await;
-    assert_eq!(world.entry(&format!("{at}_{PORT}")), SocketAddr::new(at, PORT), "the socket is the Sidecar's");
+    assert_eq!(world.entry(&name(at)), at, "the socket is the Sidecar's");
     world
 }
 
@@ -58,18 +65,18 @@ async fn a_sidecar_opens_ports_of_its_own() {
     for protocol in ["HTTP", "\"\""] {
         let at = place();
         let world = open(at, protocol, &server.0.address.to_string(), "").await;
-        let answer = world.send_to(&format!("{at}_{PORT}"), get("web", "/x")).await;
+        let answer = world.send_to(&name(at), get("web", "/x")).await;
         assert_eq!((answer.status.as_u16(), answer.server()), (200, "web"), "{protocol:?}");
     }
     let (greeter, unknown) = (Server::tcp("db").await, listen().await);
     let _world = open(at, "TCP", &greeter.0.address.to_string(), "").await;
-    let mut stream = TcpStream::connect((at, PORT)).await.expect("it is open");
+    let mut stream = TcpStream::connect(at).await.expect("it is open");
     stream.write_all(b"ping").await.expect("it is open");
     let mut back = [0; 7];
     stream.read_exact(&mut back).await.expect("bytes");
     assert_eq!(&back, b"db\nping");
     // The address is that one alone.
-    assert!(TcpStream::connect((unknown.local_addr().expect("it is bound").ip(), PORT)).await.is_err());
+    assert!(TcpStream::connect((unknown.local_addr().expect("it is bound").ip(), at.port())).await.is_err());
 }
 
 /// What a client brings.
@@ -134,7 +141,7 @@ async fn tls_of_callers_ends_at_the_sidecar() {
     let server = Server::echo("web").await;
     let at = place();
     let _world = open(at, "HTTPS", &server.0.address.to_string(), &tls(&ours, "mode: SIMPLE")).await;
-    let to = SocketAddr::new(at, PORT);
+    let to = at;
     let client = Client { server: &ours, shows: None, versions: BOTH, alpn: &[] };
     assert!(client.is_served(to).await);
     let by_http2 = Client { alpn: &["h2", "http/1.1"], ..client }.dial(to).await.expect("TLS");
@@ -155,7 +162,7 @@ async fn tls_of_callers_ends_at_the_sidecar() {
     let bytes = Server::tcp("db").await;
     let at = place();
     let _world = open(at, "TLS", &bytes.0.address.to_string(), &tls(&ours, "mode: SIMPLE")).await;
-    let mut stream = client.dial(SocketAddr::new(at, PORT)).await.expect("TLS");
+    let mut stream = client.dial(at).await.expect("TLS");
     stream.write_all(b"ping").await.expect("it is open");
     let mut back = [0; 7];
     stream.read_exact(&mut back).await.expect("bytes");
@@ -191,7 +198,7 @@ async fn callers_show_certificates_that_count() {
         for ((case, shows), expected) in shown.into_iter().zip(served) {
             for versions in [TLS12, TLS13] {
                 let client = Client { server: &ours, shows, versions, alpn: &["http/1.1"] };
-                assert_eq!(client.is_served(SocketAddr::new(at, PORT)).await, expected, "{settings}: {case}");
+                assert_eq!(client.is_served(at).await, expected, "{settings}: {case}");
             }
         }
     }
@@ -213,7 +220,7 @@ async fn versions_and_suites_of_callers_have_limits() {
         let _world = open(at, "HTTPS", &server.0.address.to_string(), &tls(&ours, settings)).await;
         for (versions, expected) in [(TLS12, by_tls12), (TLS13, by_tls13)] {
             let client = Client { server: &ours, shows: None, versions, alpn: &[] };
-            assert_eq!(client.is_served(SocketAddr::new(at, PORT)).await, expected, "{settings} {versions:?}");
+            assert_eq!(client.is_served(at).await, expected, "{settings} {versions:?}");
         }
     }
 }
@@ -229,13 +236,13 @@ async fn a_certificate_that_is_not_there_serves_nobody() {
     let files = ", tls: {mode: SIMPLE, serverCertificate: /nowhere/a, privateKey: /nowhere/b}";
     let _world = open(at, "HTTPS", &server.0.address.to_string(), files).await;
     let client = Client { server: &ours, shows: None, versions: BOTH, alpn: &[] };
-    assert!(!client.is_served(SocketAddr::new(at, PORT)).await);
+    assert!(!client.is_served(at).await);
     let at = place();
     let _world =
         open(at, "HTTPS", &server.0.address.to_string(), &tls(&ours, "mode: MUTUAL, caCertificates: /nowhere/c")).await;
     for shows in [None, Some((&ours, "client"))] {
         let client = Client { shows, ..client };
-        assert!(!client.is_served(SocketAddr::new(at, PORT)).await, "without roots nobody is known");
+        assert!(!client.is_served(at).await, "without roots nobody is known");
     }
     assert_eq!(server.count(), 0);
 }

@@ -1,31 +1,36 @@
 //! Listeners at places that a Sidecar names: addresses, Unix sockets, and proxies for HTTP.
 
+use std::net::SocketAddr;
+
 use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use crate::callers::place;
+use crate::callers::{name, place};
 use crate::server::{Server, until};
 use crate::stream::reached;
 use crate::world::{Answer, Mesh, World, get, send_on};
 
-/// A web server on port 80, another on 8080, and a server of bytes; the client's egress is one listener.
+/// A web server on port 80, another on a port of its own, and a server of bytes; the client's egress is one listener.
 struct Three {
     web: Server,
     api: Server,
     db: Server,
+    /// The port of the services `api` and `db`.
+    port: u16,
 }
 
 impl Three {
     async fn new() -> Self {
-        Self { web: Server::echo("web").await, api: Server::echo("api").await, db: Server::tcp("db").await }
+        let (web, api, db) = (Server::echo("web").await, Server::echo("api").await, Server::tcp("db").await);
+        Self { web, api, db, port: place().port() }
     }
 
     fn mesh(&self, egress: &str) -> Mesh {
         let mut mesh = Mesh::new();
         mesh.http("web", &[("", &self.web)]);
-        mesh.service("api", "shop", &[("http", 8080)], &[("", &self.api)]);
-        mesh.service("db", "shop", &[("tcp", 9000)], &[("", &self.db)]);
+        mesh.service("api", "shop", &[("http", self.port)], &[("", &self.api)]);
+        mesh.service("db", "shop", &[("tcp", self.port)], &[("", &self.db)]);
         mesh.rule(&format!(
             "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: own, namespace: shop}}\n\
              spec: {{egress: [{{{egress}}}]}}\n"
@@ -45,32 +50,33 @@ fn status_and_server(answer: &Answer) -> (u16, &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn addresses_of_their_own() {
     let three = Three::new().await;
-    for (mode, all) in [("captureMode: NONE, ", "hosts: [\"./*\"]"), ("", "hosts: [\"./*\"]")] {
-        let at = place();
-        let world =
-            three.start(&format!("port: {{number: 8080, protocol: HTTP, name: a}}, bind: {at}, {mode}{all}")).await;
-        let listener = format!("{at}_8080");
-        assert_eq!(status_and_server(&world.send_to(&listener, get("api", "/")).await), (200, "api"), "{mode}");
+    let port = three.port;
+    let of = |host: &str| format!("hosts: [\"./{host}.shop.svc.cluster.local\", \"./web.shop.svc.cluster.local\"]");
+    for mode in ["captureMode: NONE, ", ""] {
+        let at = SocketAddr::new(place().ip(), port);
+        let egress =
+            format!("port: {{number: {port}, protocol: HTTP, name: a}}, bind: {}, {mode}{}", at.ip(), of("api"));
+        let world = three.start(&egress).await;
+        assert_eq!(status_and_server(&world.send_to(&name(at), get("api", "/")).await), (200, "api"), "{mode}");
         // Who is not on that port is unknown there; the client dialled nobody but the listener.
-        assert_eq!(status_and_server(&world.send_to(&listener, get("web", "/")).await), (503, ""), "{mode}");
-        assert_eq!(world.entry(&listener).port() == 8080, !mode.is_empty(), "a port of its own, or none");
+        assert_eq!(status_and_server(&world.send_to(&name(at), get("web", "/")).await), (503, ""), "{mode}");
+        assert_eq!(world.entry(&name(at)) == at, !mode.is_empty(), "a port of its own, or none");
     }
-    let at = place();
-    let world = three
-        .start(&format!(
-            "port: {{number: 9000, protocol: TCP, name: a}}, bind: {at}, captureMode: NONE, hosts: [\"./*\"]"
-        ))
-        .await;
-    assert_eq!(reached(world.entry(&format!("{at}_9000")), b"").await, "db");
+    let at = SocketAddr::new(place().ip(), port);
+    let bind = format!("bind: {}, captureMode: NONE", at.ip());
+    let world = three.start(&format!("port: {{number: {port}, protocol: TCP, name: a}}, {bind}, {}", of("db"))).await;
+    assert_eq!(reached(world.entry(&name(at)), b"").await, "db");
     // Without a port of its own it is there for all ports of its services.
-    let at = place();
-    let world = three
-        .start(&format!(
-            "bind: {at}, captureMode: NONE, hosts: [\"./api.shop.svc.cluster.local\", \"./db.shop.svc.cluster.local\"]"
-        ))
-        .await;
-    assert_eq!(status_and_server(&world.send_to(&format!("{at}_8080"), get("api", "/")).await), (200, "api"));
-    assert_eq!(reached(world.entry(&format!("{at}_9000")), b"").await, "db");
+    for (host, is_http) in [("api", true), ("db", false)] {
+        let at = SocketAddr::new(place().ip(), port);
+        let hosts = format!("hosts: [\"./{host}.shop.svc.cluster.local\"]");
+        let world = three.start(&format!("bind: {}, captureMode: NONE, {hosts}", at.ip())).await;
+        if is_http {
+            assert_eq!(status_and_server(&world.send_to(&name(at), get("api", "/")).await), (200, "api"));
+        } else {
+            assert_eq!(reached(world.entry(&name(at)), b"").await, "db");
+        }
+    }
 }
 
 async fn dial(path: &str) -> UnixStream {
@@ -91,13 +97,14 @@ async fn unix_sockets_for_http() {
         let world = three
             .start(&format!("port: {{number: 0, protocol: HTTP, name: a}}, bind: \"unix://{path}\", hosts: [\"./*\"]"))
             .await;
+        let (api, full) = (format!("api:{}", three.port), format!("api.shop:{}", three.port));
         let ask = async |host: &str| send_on(dial(&path).await, get(host, "/x")).await;
         for (host, answer) in [
             ("web", (200, "web")),
             ("web:80", (200, "web")),
             ("web.shop.svc.cluster.local", (200, "web")),
-            ("api:8080", (200, "api")),
-            ("api.shop:8080", (200, "api")),
+            (&api, (200, "api")),
+            (&full, (200, "api")),
             // HTTP's own port is not this service's.
             ("api", (503, "")),
             ("unknown.example", (503, "")),
@@ -139,7 +146,10 @@ async fn unix_sockets_for_bytes() {
     let _world = three
         .start(&format!("port: {{number: 0, protocol: \"\", name: a}}, bind: \"unix://{path}\", hosts: [\"./*\"]"))
         .await;
-    assert_eq!(status_and_server(&send_on(dial(&path).await, get("api:8080", "/")).await), (200, "api"));
+    assert_eq!(
+        status_and_server(&send_on(dial(&path).await, get(&format!("api:{}", three.port), "/")).await),
+        (200, "api")
+    );
     let mut stream = dial(&path).await;
     stream.write_all(b"\x01\x02\x03\x04").await.expect("it is open");
     let mut back = [0; 7];
@@ -153,13 +163,16 @@ async fn proxies_for_http() {
     let at = place();
     let world = three
         .start(&format!(
-            "port: {{number: 3128, protocol: HTTP_PROXY, name: a}}, bind: {at}, captureMode: NONE, hosts: [\"./*\"]"
+            "port: {{number: {}, protocol: HTTP_PROXY, name: a}}, bind: {}, captureMode: NONE, hosts: [\"./*\"]",
+            at.port(),
+            at.ip()
         ))
         .await;
-    let listener = format!("{at}_3128");
+    let listener = name(at);
+    let other = format!("http://api:{}/x?y", three.port);
     for (url, answer) in [
         ("http://web/x?y", (200, "web")),
-        ("http://api:8080/x?y", (200, "api")),
+        (&other, (200, "api")),
         ("http://api/x?y", (503, "")),
         ("http://unknown.example/", (503, "")),
     ] {
