@@ -115,10 +115,15 @@ impl<G: Generator> Session<G> {
         (!identifier.is_empty()).then_some(ControlPlane { identifier })
     }
 
+    /// Whether a nonce is of an answer on this stream. Istio's own tools put the time of day into their first question.
+    fn is_ours(&self, nonce: &str) -> bool {
+        nonce.split_once('-').is_some_and(|(stream, _)| stream.parse() == Ok(self.id))
+    }
+
     /// What a tool asks, with the nonce of the answer; nothing for its acknowledgement. It is no proxy, and is not listed
     /// as one.
     fn debug(&mut self, type_url: &str, acknowledged: &str, names: &[String]) -> Result<Option<Page>, Status> {
-        if !acknowledged.is_empty() {
+        if self.is_ours(acknowledged) {
             return Ok(None);
         }
         let made = self.server.0.generator.debug(&self.metadata, &self.extensions, type_url, names)?;
@@ -232,7 +237,8 @@ impl<G: Generator> Session<G> {
         let open = || Subscription::open(wildcard, HashMap::new());
         let (fresh, waiting) = self.received(&kind, &request.response_nonce, request.error_detail, open);
         let Some(subscription) = self.subscriptions.get_mut(&kind) else { return Ok(Vec::new()) };
-        let stale = !request.response_nonce.is_empty() && request.response_nonce != subscription.status.sent;
+        let acknowledges = !fresh && !request.response_nonce.is_empty();
+        let stale = acknowledges && request.response_nonce != subscription.status.sent;
         if stale {
             return Ok(Vec::new());
         }

@@ -26,6 +26,16 @@ impl Generator for Told {
         Ok(())
     }
 
+    fn debug(
+        &self,
+        _: &MetadataMap,
+        _: &tonic::Extensions,
+        _: &str,
+        _: &[String],
+    ) -> Result<Vec<(String, Any)>, Status> {
+        Ok(Vec::new())
+    }
+
     fn generate(&self, (): &(), kind: &str, wanted: &Wanted) -> Answer {
         let all = self.0.lock().get(kind).cloned().unwrap_or_default();
         let is_wanted = |name: &str| match wanted {
@@ -119,4 +129,24 @@ fn the_state_of_the_world_brings_them_too() {
     let kinds: Vec<_> = late.iter().map(|a| types::bare(&a.type_url)).collect();
     assert_eq!(kinds, [types::CLUSTER, types::ENDPOINT]);
     assert_eq!(late[1].resources.len(), 1);
+}
+
+/// Istio's own tools put the time of day there.
+#[test]
+fn a_nonce_that_is_not_ours_acknowledges_nothing() {
+    const TIME: &str = "2026-08-27 12:05:20.1 +0000 UTC m=+0.1";
+    let told = Told::default();
+    told.say(types::CLUSTER, &[("c", "1")]);
+    let mut session = session(&told);
+    for type_url in [types::url(types::CLUSTER), types::SYNCZ.to_owned()] {
+        let asks = |nonce: &str| DiscoveryRequest { type_url: type_url.clone(), ..world_asks("", &[], nonce) };
+        let first = session.world(asks(TIME)).unwrap();
+        let [answer] = first.as_slice() else { panic!("{type_url}: {first:?}") };
+        assert!(session.world(asks(&answer.nonce)).unwrap().is_empty(), "{type_url}: it is acknowledged");
+    }
+    let page = |nonce: &str| DeltaDiscoveryRequest { type_url: types::SYNCZ.to_owned(), ..asks("", &[], nonce) };
+    let answers = session.delta(page(TIME)).unwrap();
+    assert_eq!(answers.len(), 1);
+    assert!(session.delta(page(&answers[0].nonce)).unwrap().is_empty());
+    assert!(session.world(world_asks(types::CLUSTER, &[], TIME)).unwrap().is_empty(), "later on it is stale");
 }
