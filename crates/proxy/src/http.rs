@@ -144,6 +144,10 @@ pub(crate) async fn serve(
             None => is_http2(&stream, &about).await,
         },
     };
+    let must_tell = manager.plain_http2 == Some(true) && !matches!(stream, Stream::Tls(_));
+    if must_tell && !is_http2(&stream, &about).await {
+        return stream.dismiss().await;
+    }
     let (stream, watch) = Watched::new(stream);
     if http2 {
         watch.end();

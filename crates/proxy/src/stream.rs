@@ -4,8 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
@@ -37,6 +38,17 @@ impl Stream {
             Self::Tls(_) => return false,
         };
         ready.is_ok_and(|ready| ready.is_read_closed())
+    }
+
+    /// Ends a connection whose bytes are unwanted. The kernel would reset one with bytes unread: they are read for a while and
+    /// thrown away.
+    pub(crate) async fn dismiss(mut self) {
+        /// Envoy's `delayed_close_timeout`.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        const MOST: u64 = 64 << 10;
+        let _ = self.shutdown().await;
+        let rest = async { tokio::io::copy(&mut self.take(MOST), &mut tokio::io::sink()).await };
+        let _ = tokio::time::timeout(PATIENCE, rest).await;
     }
 
     /// What the client dialled, where the kernel turned it to us.
