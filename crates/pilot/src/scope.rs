@@ -289,8 +289,8 @@ pub(crate) fn names_unknown_somewhere(snapshot: &Snapshot) -> bool {
 
 /// The same for a proxy: a Sidecar has its own word, and cannot say this.
 pub(crate) fn names_unknown(snapshot: &Snapshot, proxy: &Proxy) -> bool {
-    let own = sidecar::of(snapshot, proxy).is_some_and(|s| s.outbound_traffic_policy.is_some());
-    names_unknown_somewhere(snapshot) && !own
+    let own = || sidecar::of(snapshot, proxy).is_some_and(|s| s.outbound_traffic_policy.is_some());
+    names_unknown_somewhere(snapshot) && !own()
 }
 
 /// How long the first bytes of a connection are waited for; zero leaves it to the proxy.

@@ -66,6 +66,22 @@ impl About {
         if self.tls && !self.is_of_mesh() { "https" } else { "http" }
     }
 
+    /// What log lines say of the connection itself.
+    pub(crate) fn record(&self, start: SystemTime) -> LogRecord<'_> {
+        let mut record = LogRecord::new(start);
+        let by_network = self.pipe.is_none();
+        record.downstream_local = Some(self.destination).filter(|_| by_network);
+        record.downstream_pipe = self.pipe.as_deref();
+        record.downstream_remote = Some(self.source).filter(|_| by_network);
+        record.downstream_direct = record.downstream_remote;
+        record.sni = Some(self.sni.as_str()).filter(|s| !s.is_empty());
+        record.downstream_peer_uri = self.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str);
+        record.downstream_peer_subject = self.peer.as_ref().map(|p| p.subject.as_str());
+        record.downstream_peer_sha256 = self.peer.as_ref().map(|p| p.sha256.as_str());
+        record.downstream_local_uri = self.local_uri.as_deref();
+        record
+    }
+
     /// For whom upstream connections are made.
     pub(crate) fn proxied(&self) -> upstream::Proxied {
         upstream::Proxied { source: self.source, destination: self.destination }
@@ -110,14 +126,13 @@ pub(crate) async fn serve(
     source: SocketAddr,
     alive: Alive,
 ) {
-    let (original, local) = match destinations(&accepted, &stream) {
+    let (original, destination) = match destinations(&accepted, &stream) {
         Ok(both) => both,
         Err(error) => {
             tracing::debug!(%source, %error, "the connection is gone");
             return;
         }
     };
-    let destination = original.unwrap_or(local);
     let listener = worker.shared.listeners.hand_over(&accepted, destination);
     let mut about = About {
         source,
@@ -208,13 +223,13 @@ async fn undecided(listener: &Listener, about: &About, stream: &Stream) -> io::R
     }
 }
 
-/// Where the client was going before it was turned to us, if it was, and where it came to.
+/// Where the client was going before it was turned to us, if it was; and the same, or else where it came to.
 fn destinations(listener: &Listener, stream: &Stream) -> io::Result<(Option<SocketAddr>, SocketAddr)> {
     let Stream::Plain(tcp) = stream else { return Ok((None, NOWHERE)) };
     // Small answers must not wait for the client's acknowledgement.
     let _ = tcp.set_nodelay(true);
-    let original = if listener.original_dst { stream.original_dst() } else { None };
-    Ok((original, tcp.local_addr()?))
+    let original = if listener.original_dst { net::original_dst(tcp).ok() } else { None };
+    Ok((original, original.map_or_else(|| tcp.local_addr(), Ok)?))
 }
 
 /// The TLS handshake, when the chain asks for it; `None` when it failed.
@@ -276,19 +291,9 @@ fn denied(chain: &FilterChain, about: &About, decision: &Decision) {
 
 /// A log record of a connection.
 pub(crate) fn record(about: &About, flags: ResponseFlags) -> LogRecord<'_> {
-    let mut record = LogRecord::new(about.start);
+    let mut record = about.record(about.start);
     record.duration = about.start.elapsed().unwrap_or_default();
     record.flags = flags;
-    let by_network = about.pipe.is_none();
-    record.downstream_local = Some(about.destination).filter(|_| by_network);
-    record.downstream_pipe = about.pipe.as_deref();
-    record.downstream_remote = Some(about.source).filter(|_| by_network);
-    record.downstream_direct = record.downstream_remote;
-    record.sni = Some(&about.sni).filter(|s| !s.is_empty()).map(String::as_str);
-    record.downstream_peer_uri = about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str);
-    record.downstream_peer_subject = about.peer.as_ref().map(|p| p.subject.as_str());
-    record.downstream_peer_sha256 = about.peer.as_ref().map(|p| p.sha256.as_str());
-    record.downstream_local_uri = about.local_uri.as_deref();
     record
 }
 

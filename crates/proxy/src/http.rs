@@ -140,14 +140,13 @@ pub(crate) async fn serve(
     let http2 = match stream {
         Stream::Tls(ref tls) => matches!(tls.get_ref().1.alpn_protocol(), Some(b"h2" | b"istio-h2")),
         Stream::Plain(_) | Stream::Pipe(_) => match manager.plain_http2 {
-            Some(configured) => configured,
-            None => is_http2(&stream, &about).await,
+            Some(false) => false,
+            wanted => match (is_http2(&stream, &about).await, wanted) {
+                (false, Some(_)) => return stream.dismiss().await,
+                (told, _) => told,
+            },
         },
     };
-    let must_tell = manager.plain_http2 == Some(true) && !matches!(stream, Stream::Tls(_));
-    if must_tell && !is_http2(&stream, &about).await {
-        return stream.dismiss().await;
-    }
     let (stream, watch) = Watched::new(stream);
     if http2 {
         watch.end();

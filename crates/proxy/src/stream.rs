@@ -1,7 +1,6 @@
 //! A client's byte stream: plain, over the network or a Unix socket, or TLS.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -49,14 +48,6 @@ impl Stream {
         let _ = self.shutdown().await;
         let rest = async { tokio::io::copy(&mut self.take(MOST), &mut tokio::io::sink()).await };
         let _ = tokio::time::timeout(PATIENCE, rest).await;
-    }
-
-    /// What the client dialled, where the kernel turned it to us.
-    pub(crate) fn original_dst(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Plain(stream) => net::original_dst(stream).ok(),
-            Self::Pipe(_) | Self::Tls(_) => None,
-        }
     }
 }
 

@@ -231,7 +231,7 @@ impl Registry {
     fn follow_replicas(&self, assignment: &str) {
         let Some(local) = self.sleepers.local.get().filter(|local| &*local.name == assignment) else { return };
         let Some(own) = self.slots.read().get(&local.name).and_then(|slot| slot.current.load_full()) else { return };
-        let now = Replicas::new(&own.hosts(), Some(local.ip), local.locality.clone());
+        let now = Replicas::new(&own.hosts(), local.ip, local.locality.clone());
         if self.sleepers.beside.load().as_deref() != Some(&now) {
             self.sleepers.beside.store(Some(Arc::new(now)));
             self.clusters().iter().for_each(|cluster| cluster.follow_replicas());

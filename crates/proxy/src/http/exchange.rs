@@ -144,7 +144,7 @@ impl Exchange {
     /// What is known so far.
     pub(crate) fn facts(&self) -> LogRecord<'_> {
         let about = &self.connection.about;
-        let mut record = LogRecord::new(self.start);
+        let mut record = about.record(self.start);
         record.duration = self.started.elapsed();
         record.method = Some(self.method.as_str());
         record.path = self.path.as_ref().map(PathAndQuery::as_str);
@@ -169,17 +169,8 @@ impl Exchange {
         record.upstream_pipe = self.host.as_ref().and_then(|h| h.address.pipe());
         record.upstream_cluster = self.cluster_name.as_deref();
         record.upstream_local = self.upstream_local;
-        let by_network = about.pipe.is_none();
-        record.downstream_local = Some(about.destination).filter(|_| by_network);
-        record.downstream_pipe = about.pipe.as_deref();
-        record.downstream_remote = Some(self.remote).filter(|_| by_network);
-        record.downstream_direct = Some(about.source).filter(|_| by_network);
-        record.sni = Some(about.sni.as_str()).filter(|s| !s.is_empty());
+        record.downstream_remote = record.downstream_direct.map(|_| self.remote);
         record.route_name = self.route.as_deref();
-        record.downstream_peer_uri = about.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str);
-        record.downstream_peer_subject = about.peer.as_ref().map(|p| p.subject.as_str());
-        record.downstream_peer_sha256 = about.peer.as_ref().map(|p| p.sha256.as_str());
-        record.downstream_local_uri = about.local_uri.as_deref();
         record.upstream_peer_uri = self.upstream_uri.as_deref();
         record.attempts = self.attempts;
         record

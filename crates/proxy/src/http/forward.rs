@@ -377,10 +377,7 @@ fn respond(
         _ => {}
     }
     let (mut parts, body) = response.into_parts();
-    // HTTP/2 has no such fields: a message with one of them is malformed, and refused (RFC 9113, 8.2.2).
-    if parts.version != http::Version::HTTP_2 {
-        names::remove_hop_by_hop(&mut parts.headers);
-    }
+    names::remove_hop_by_hop(parts.version, &mut parts.headers);
     let mutations: [&HeaderMutation; 3] = [&target.response_headers, &route.response_headers, &host.response_headers];
     mutations.into_iter().for_each(|m| m.apply(&mut parts.headers, Side::Response, || exchange.facts()));
     if let Some(server) = &manager.server {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use mtls::Peer;
 use proxy_config::{CertDetails, ClientCert, HttpManager};
@@ -23,8 +24,11 @@ static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection"
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Takes away what belongs to one hop (RFC 9110, 7.6.1), the headers that `connection` names included. `te: trailers`
-/// stays: gRPC needs it.
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// stays: gRPC needs it. HTTP/2 has no such fields: a message with one of them is malformed, and refused (RFC 9113, 8.2.2).
+pub(crate) fn remove_hop_by_hop(version: Version, headers: &mut HeaderMap) {
+    if version == Version::HTTP_2 {
+        return;
+    }
     if let Some(listed) = headers.remove(header::CONNECTION) {
         for name in listed.to_str().unwrap_or_default().split(',').map(str::trim) {
             if let Ok(name) = HeaderName::from_bytes(name.as_bytes())

@@ -81,12 +81,17 @@ impl Waiting {
             if self.over.get() {
                 return Poll::Ready(());
             }
-            let known = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
-            self.waker.set(Some(known.unwrap_or_else(|| cx.waker().clone())));
+            keep(&self.waker, cx.waker());
             Poll::Pending
         })
         .await;
     }
+}
+
+/// Remembers whom to wake; the same one is not made anew.
+fn keep(kept: &Cell<Option<Waker>>, waker: &Waker) {
+    let known = kept.take().filter(|known| known.will_wake(waker));
+    kept.set(Some(known.unwrap_or_else(|| waker.clone())));
 }
 
 impl std::fmt::Debug for Limits {
@@ -135,7 +140,7 @@ impl Limits {
         std::future::poll_fn(|cx| {
             loop {
                 if self.apart {
-                    self.watcher.set(Some(cx.waker().clone()));
+                    keep(&self.watcher, cx.waker());
                 }
                 let Some(next) = self.next.get() else { return Poll::Pending };
                 if timer.deadline() != next {

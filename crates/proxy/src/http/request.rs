@@ -155,9 +155,7 @@ fn tidy(
     exchange.grpc = is_grpc(request.headers());
     match upgrading {
         Some(wanted) => upgrade::prepare(wanted, request),
-        // HTTP/2 has no such fields: a request with one of them is malformed, and refused (RFC 9113, 8.2.2).
-        None if request.version() == http::Version::HTTP_2 => {}
-        None => headers::remove_hop_by_hop(request.headers_mut()),
+        None => headers::remove_hop_by_hop(request.version(), request.headers_mut()),
     }
     if request.method() != Method::CONNECT {
         let bad = || doubt::refused(StatusCode::BAD_REQUEST, "path_normalization_failed");

@@ -100,8 +100,9 @@ pub(crate) fn prepare<B>(wanted: &Wanted, request: &mut Request<B>) {
             }
         }
     }
+    let version = request.version();
     let headers = request.headers_mut();
-    super::headers::remove_hop_by_hop(headers);
+    super::headers::remove_hop_by_hop(version, headers);
     headers.insert(header::UPGRADE, token.clone());
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
 }
@@ -131,7 +132,7 @@ impl Pending {
     pub(crate) fn join(self, mut exchange: Box<Exchange>, mut response: Response<UpstreamBody>) -> Response<ReplyBody> {
         let server = hyper::upgrade::on(&mut response);
         let (mut parts, body) = response.into_parts();
-        super::headers::remove_hop_by_hop(&mut parts.headers);
+        super::headers::remove_hop_by_hop(parts.version, &mut parts.headers);
         let client = self.client;
         match self.wanted {
             Wanted::Upgrade(token) => {

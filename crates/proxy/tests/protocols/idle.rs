@@ -17,6 +17,16 @@ async fn start(limit: &str) -> (Upstream, Running) {
     (upstream, running)
 }
 
+/// The same with a limit of the route alone.
+async fn start_with_route(field: &str, limit: &str) -> (Upstream, Running) {
+    let upstream = Upstream::bind().await;
+    let mut config = Config::http(upstream.address);
+    config.manager()["stream_idle_timeout"] = json!("0s");
+    config.route()["route"][field] = json!(limit);
+    let running = config.start();
+    (upstream, running)
+}
+
 #[tokio::test]
 async fn a_stream_on_which_nothing_moves_is_ended_and_the_status_says_whose_turn_it_was() {
     let (upstream, Running { proxy: _alive, address }) = start("0.05s").await;
@@ -108,11 +118,7 @@ async fn what_moves_keeps_a_stream_alive() {
 
 #[tokio::test]
 async fn a_route_has_a_limit_of_its_own() {
-    let upstream = Upstream::bind().await;
-    let mut config = Config::http(upstream.address);
-    config.manager()["stream_idle_timeout"] = json!("0s");
-    config.route()["route"]["idle_timeout"] = json!("0.05s");
-    let Running { proxy: _alive, address } = config.start();
+    let (_upstream, Running { proxy: _alive, address }) = start_with_route("idle_timeout", "0.05s").await;
     let mut client = Wire::connect(address).await;
     client.send(GET).await;
     let (head, _) = client.message().await;
@@ -137,11 +143,7 @@ async fn a_websocket_on_which_nobody_speaks_is_ended() {
 
 #[tokio::test]
 async fn the_time_of_a_route_is_over_for_a_client_that_does_not_read() {
-    let upstream = Upstream::bind().await;
-    let mut config = Config::http(upstream.address);
-    config.manager()["stream_idle_timeout"] = json!("0s");
-    config.route()["route"]["timeout"] = json!("0.5s");
-    let Running { proxy: _alive, address } = config.start();
+    let (upstream, Running { proxy: _alive, address }) = start_with_route("timeout", "0.5s").await;
     let mut client = Wire::connect(address).await;
     client.send(GET).await;
     let mut server = upstream.accept().await;

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde_json::json;
 
 use crate::proxy::{Config, Running};
+use crate::upgrade::{ASK, allowing};
 use crate::wire::{Upstream, Wire, eventually};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -38,12 +39,11 @@ async fn a_request_counts_until_its_answer_has_ended() {
 #[tokio::test]
 async fn a_websocket_counts_until_it_ends() {
     let upstream = Upstream::bind().await;
-    let mut config = Config::http(upstream.address);
-    config.manager()["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]);
+    let mut config = allowing(upstream.address, json!([{"upgrade_type": "websocket"}]));
     config.clusters[0]["circuit_breakers"] = json!({"thresholds": [{"max_requests": 1}]});
     let running = config.start();
     let mut socket = Wire::connect(running.address).await;
-    socket.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    socket.send(ASK).await;
     let mut server = upstream.accept().await;
     server.head().await;
     server.send("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhi").await;
@@ -71,11 +71,9 @@ async fn a_websocket_counts_until_it_ends() {
 #[tokio::test]
 async fn a_websocket_that_is_declined_frees_its_connection() {
     let upstream = Upstream::bind().await;
-    let mut config = Config::http(upstream.address);
-    config.manager()["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]);
-    let running = config.start();
+    let running = allowing(upstream.address, json!([{"upgrade_type": "websocket"}])).start();
     let mut client = Wire::connect(running.address).await;
-    client.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    client.send(ASK).await;
     let mut server = upstream.accept().await;
     server.head().await;
     server.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;

@@ -8,10 +8,10 @@ use crate::http2::{client, next};
 use crate::proxy::{Config, cluster};
 use crate::wire::{Upstream, Wire, field};
 
-const ASK: &str =
+pub(crate) const ASK: &str =
     "GET /chat HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n";
 
-fn allowing(upstream: std::net::SocketAddr, upgrades: Value) -> Config {
+pub(crate) fn allowing(upstream: std::net::SocketAddr, upgrades: Value) -> Config {
     let mut config = Config::http(upstream);
     config.manager()["upgrade_configs"] = upgrades;
     config

@@ -35,8 +35,8 @@ struct Callers {
 
 impl Replicas {
     /// Where the hosts of the local cluster are. This proxy is where the host of its own address is, else where it was told.
-    pub(crate) fn new(hosts: &[Arc<Host>], ip: Option<IpAddr>, told: Place) -> Self {
-        let own = hosts.iter().find(|h| ip.is_some() && h.address.ip().map(|at| at.ip()) == ip);
+    pub(crate) fn new(hosts: &[Arc<Host>], ip: IpAddr, told: Place) -> Self {
+        let own = hosts.iter().find(|h| h.address.ip().is_some_and(|at| at.ip() == ip));
         let of = |hosts: &Vec<Arc<Host>>| Callers {
             place: hosts.first().and_then(|h| h.config.locality.clone()),
             all: hosts.len() as u64,

@@ -22,7 +22,7 @@ fn hosts(places: &[(&str, u8, u8)]) -> Vec<Arc<Host>> {
 
 /// Replicas of which the first is this proxy's own.
 fn replicas(places: &[(&str, u8, u8)]) -> Replicas {
-    Replicas::new(&hosts(places), Some(IpAddr::from([10, 0, 1, 0])), None)
+    Replicas::new(&hosts(places), IpAddr::from([10, 0, 1, 0]), None)
 }
 
 fn config(balance: Balance) -> ClusterConfig {
@@ -144,10 +144,10 @@ fn where_nothing_can_be_told_zones_do_not_count() {
     let stats = even(&replicas(&[("r/a", 3, 0)]), &random);
     assert_eq!(stats.lb_local_cluster_not_ok.load(Relaxed), 0);
     // This proxy is not among its replicas.
-    let elsewhere = Replicas::new(&hosts(&[("r/a", 1, 0), ("r/b", 1, 0)]), Some(IpAddr::from([10, 9, 9, 9])), None);
+    let elsewhere = Replicas::new(&hosts(&[("r/a", 1, 0), ("r/b", 1, 0)]), IpAddr::from([10, 9, 9, 9]), None);
     assert_eq!(even(&elsewhere, &random).lb_local_cluster_not_ok.load(Relaxed), 1);
     let told = |place: &str| {
-        Replicas::new(&hosts(&[("r/a", 1, 0), ("r/b", 1, 0)]), Some(IpAddr::from([10, 9, 9, 9])), Some(place.into()))
+        Replicas::new(&hosts(&[("r/a", 1, 0), ("r/b", 1, 0)]), IpAddr::from([10, 9, 9, 9]), Some(place.into()))
     };
     assert_eq!(even(&told("r/c"), &random).lb_local_cluster_not_ok.load(Relaxed), 1);
     assert_eq!(spread(&told("r/b"), &to, &random).0.keys().collect::<Vec<_>>(), ["r/b"], "where it was told to be");
