@@ -156,12 +156,28 @@ impl Slices {
     }
 }
 
-/// Where a pod says that it is: the label `istio-locality` or its later name, with dots for slashes.
+/// Where a pod says that it is: the label `topology.istio.io/locality` or its older name `istio-locality`. Kubernetes
+/// allows no slashes in labels of pods, so dots stand for them in a text without any.
 pub(crate) fn own_place(labels: &BTreeMap<String, String>) -> Option<String> {
-    let own = labels.get("istio-locality").or_else(|| labels.get("topology.istio.io/locality"));
-    own.map(|place| place.replace('.', "/"))
+    let own = labels.get("topology.istio.io/locality").or_else(|| labels.get("istio-locality"));
+    own.map(|place| if place.contains('/') { place.clone() } else { place.replace('.', "/") })
 }
 
 fn namespace_of<'a>(given: &'a str, service: &'a Service) -> &'a str {
     if given.is_empty() { &service.namespace } else { given }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_tells_its_place_in_dots_or_slashes() {
+        let told =
+            |labels: &[(&str, &str)]| own_place(&labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect());
+        assert_eq!(told(&[("istio-locality", "r.z.s")]).as_deref(), Some("r/z/s"));
+        assert_eq!(told(&[("istio-locality", "r/z.1")]).as_deref(), Some("r/z.1"));
+        assert_eq!(told(&[("istio-locality", "r.z"), ("topology.istio.io/locality", "q")]).as_deref(), Some("q"));
+        assert_eq!(told(&[("app", "web")]), None);
+    }
 }
