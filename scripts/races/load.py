@@ -24,16 +24,21 @@ def http2(work, port, seconds, grpc=False, connections=8, streams=8):
     log.unlink(missing_ok=True)
     command = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", f"--log-file={log}"]
     if grpc:
-        message = work / "message"
-        message.write_bytes(b"\0\0\0\0\x64" + b"x" * 100)
-        command += [f"-d{message}", "-H", "content-type: application/grpc", "-H", "te: trailers"]
-    out = run(command + [f"http://127.0.0.1:{port}/bench"])
+        sent = work / "message"
+        sent.write_bytes(message("x" * 100))
+        command += [f"-d{sent}", "-H", "content-type: application/grpc", "-H", "te: trailers"]
+    out = run(command + [f"http://127.0.0.1:{port}/bench{'.grpc' if grpc else ''}"])
     counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", out)
     done, failed, errored = map(int, counts.groups())
     if failed or errored:
         sys.exit(f"the load saw errors:\n{out}")
     times = sorted(int(line.rsplit(None, 1)[1]) / 1e3 for line in log.open())
     return Load(done, done / seconds, times[len(times) // 2], times[len(times) * 99 // 100])
+
+
+def message(text):
+    """A gRPC message: not compressed, and its length."""
+    return b"\0" + len(text).to_bytes(4, "big") + text.encode()
 
 
 def fixed_rate(meltemi, port, seconds, rate):
