@@ -256,9 +256,10 @@ async fn serve_http2(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
     // keeps it in one place for the whole connection.
     let boxed = |connection, request| Box::pin(answer(connection, request));
     let serving = builder.serve_connection(io, service(connection, boxed));
-    tokio::pin!(serving);
     let serving = async {
+        tokio::pin!(serving);
         tokio::select! {
+            biased;
             _ = &mut serving => {}
             () = over(connection, manager) => {
                 serving.as_mut().graceful_shutdown();
@@ -273,6 +274,7 @@ async fn serve_http2(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
         }
     };
     tokio::select! {
+        biased;
         () = serving => {}
         () = limits => {}
     }
@@ -281,6 +283,7 @@ async fn serve_http2(connection: &Rc<Connection>, manager: &HttpManager, io: Tok
 /// Until the connection is to take no more requests: the process drains, nobody used it for long, or it is too old.
 async fn over(connection: &Connection, manager: &HttpManager) {
     tokio::select! {
+        biased;
         () = farewell(connection) => {}
         () = unused(connection, manager.common.idle_timeout) => {}
         () = after(manager.common.max_duration) => {}

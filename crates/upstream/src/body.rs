@@ -12,8 +12,9 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::copies::{self, CopyIn, CopyOut};
+use crate::error::AnswerError;
 use crate::messages::Messages;
-use crate::pool::Lease;
+use crate::pool::{Lease, StreamBody};
 
 /// A request's body on its way up.
 #[derive(Default)]
@@ -229,18 +230,50 @@ fn client(polled: Poll<Option<hyper::Result<Frame<Bytes>>>>) -> Poll<Option<Resu
     polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Client)))
 }
 
+/// The body of an answer, as its connection gives it.
+#[derive(Debug)]
+pub(crate) enum AnswerBody {
+    Http1(Incoming),
+    Http2(StreamBody),
+}
+
+impl AnswerBody {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(incoming) => http_body::Body::is_end_stream(incoming),
+            Self::Http2(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        loop {
+            let polled = match self {
+                Self::Http1(incoming) => {
+                    let polled = http_body::Body::poll_frame(Pin::new(incoming), cx);
+                    polled.map(|frame| frame.map(|frame| frame.map_err(AnswerError::Http1)))
+                }
+                Self::Http2(stream) => stream.poll_frame(cx),
+            };
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) if is_empty(frame) && !self.is_end_stream() => {}
+                _ => return polled,
+            }
+        }
+    }
+}
+
 /// A response's body on its way down; gives the connection back when it has ended.
 #[derive(Debug)]
 pub struct UpstreamBody {
-    incoming: Incoming,
+    answer: AnswerBody,
     lease: Option<Lease>,
 }
 
 impl UpstreamBody {
-    pub(crate) fn new(incoming: Incoming, lease: Lease) -> Self {
-        let mut body = Self { incoming, lease: Some(lease) };
+    pub(crate) fn new(answer: AnswerBody, lease: Lease) -> Self {
+        let mut body = Self { answer, lease: Some(lease) };
         let upgraded = body.lease.as_ref().is_some_and(Lease::is_upgraded);
-        if !upgraded && http_body::Body::is_end_stream(&body.incoming) {
+        if !upgraded && body.answer.is_end_stream() {
             body.finish();
         }
         body
@@ -256,23 +289,26 @@ impl UpstreamBody {
 
 impl http_body::Body for UpstreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = poll_telling(&mut self.incoming, cx);
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let polled = self.answer.poll_frame(cx);
         match &polled {
             Poll::Ready(None) => self.finish(),
-            Poll::Ready(Some(Ok(_))) if http_body::Body::is_end_stream(&self.incoming) => self.finish(),
+            Poll::Ready(Some(Ok(_))) if self.answer.is_end_stream() => self.finish(),
             _ => {}
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        http_body::Body::is_end_stream(&self.incoming)
+        self.answer.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.incoming)
+        match &self.answer {
+            AnswerBody::Http1(incoming) => http_body::Body::size_hint(incoming),
+            AnswerBody::Http2(stream) => stream.size_hint(),
+        }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn ready(cluster: &Cluster, resolver: &Resolver) {
     let failed = cluster.unresolved_at.load(Relaxed);
     let over = cluster.is_empty() || host::now() >= cluster.fresh_until.load(Relaxed).saturating_add(STALE);
     if over && (failed == 0 || host::now() >= failed + PAUSE) {
-        resolve(cluster, targets, &mut answers, resolver).await;
+        Box::pin(resolve(cluster, targets, &mut answers, resolver)).await;
     }
 }
 
@@ -48,7 +48,7 @@ pub(crate) async fn refresh(cluster: &Cluster, resolver: &Resolver) {
     let Discovery::Dns(targets) = &cluster.config.discovery else { return };
     if is_due(cluster) && cluster.called.swap(false, Relaxed) {
         let mut answers = cluster.answers.lock().await;
-        resolve(cluster, targets, &mut answers, resolver).await;
+        Box::pin(resolve(cluster, targets, &mut answers, resolver)).await;
     }
 }
 

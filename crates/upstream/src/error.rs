@@ -30,18 +30,23 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// What an error of a connection or stream means.
-    pub(crate) fn of(error: &hyper::Error) -> Self {
+    /// What an error of an HTTP/1 connection means.
+    pub(crate) fn of_http1(error: &hyper::Error) -> Self {
         if error.is_parse() || error.is_parse_too_large() {
             return Self::Protocol(error.to_string());
         }
-        match h2_error(error) {
+        Self::Reset(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+    }
+
+    /// What an error of an HTTP/2 connection or stream means.
+    pub(crate) fn of_http2(error: &h2::Error) -> Self {
+        match error {
             // GOAWAY reaches only streams beyond the last one that the peer looked at (RFC 9113, 6.8).
-            Some(e) if e.is_remote() && e.is_go_away() => Self::Refused,
-            Some(e) if e.is_remote() && e.reason() == Some(h2::Reason::REFUSED_STREAM) => Self::Refused,
-            Some(e) if e.is_remote() && e.is_reset() => Self::RemoteReset(e.to_string()),
-            Some(e) if e.is_library() => Self::Protocol(e.to_string()),
-            _ => Self::Reset(error.source().map_or_else(|| error.to_string(), ToString::to_string)),
+            e if e.is_remote() && e.is_go_away() => Self::Refused,
+            e if e.is_remote() && e.reason() == Some(h2::Reason::REFUSED_STREAM) => Self::Refused,
+            e if e.is_remote() && e.is_reset() => Self::RemoteReset(e.to_string()),
+            e if e.is_library() => Self::Protocol(e.to_string()),
+            e => Self::Reset(e.to_string()),
         }
     }
 
@@ -98,13 +103,38 @@ impl fmt::Display for Cause {
     }
 }
 
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
-    error.source()?.downcast_ref()
+/// Why the body of an answer broke off.
+#[derive(Debug)]
+pub enum AnswerError {
+    /// Its HTTP/1 connection did.
+    Http1(hyper::Error),
+    /// Its stream or its HTTP/2 connection did.
+    Http2(h2::Error),
 }
 
-/// Whether only one HTTP/2 stream failed, and its connection may serve on.
-pub fn is_stream_reset(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(h2::Error::is_reset)
+impl AnswerError {
+    /// Whether only one HTTP/2 stream failed, and its connection serves on.
+    pub fn is_stream_reset(&self) -> bool {
+        matches!(self, Self::Http2(error) if error.is_reset())
+    }
+}
+
+impl fmt::Display for AnswerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http1(error) => write!(f, "the answer broke off: {error}"),
+            Self::Http2(error) => write!(f, "the answer broke off: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for AnswerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Http1(error) => Some(error),
+            Self::Http2(error) => Some(error),
+        }
+    }
 }
 
 /// A request that got no answer.

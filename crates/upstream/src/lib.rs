@@ -32,7 +32,7 @@ pub use config::{
 };
 pub use connect::{Alpn, Connected, Transport, connect};
 pub use copies::CopyOut;
-pub use error::{Cause, SendError, is_stream_reset};
+pub use error::{AnswerError, Cause, SendError};
 pub use host::{Host, HostStats, Outcome};
 pub use messages::Messages;
 pub use names::{NameError, Target};

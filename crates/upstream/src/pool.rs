@@ -3,6 +3,7 @@
 mod dial;
 mod host_pool;
 mod lease;
+mod stream;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use crate::proxied::Proxied;
 use host_pool::HostPool;
 use lease::AtHost;
 pub use lease::Lease;
+pub(crate) use stream::StreamBody;
 
 /// HTTP version of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -139,15 +141,6 @@ impl HttpPools {
 /// One request and the head of its answer. The lease goes on with the answer's body.
 async fn exchange(mut lease: Lease, request: Request<Body>) -> Result<Answer, SendError> {
     let (result, about) = lease.send(request).await;
-    match result {
-        Ok(response) => Ok(Answer {
-            response: response.map(|incoming| UpstreamBody::new(incoming, lease)),
-            local: about.local,
-            peer_uri: about.peer_uri,
-        }),
-        Err(mut failed) => {
-            let request = failed.take_message().map(Box::new);
-            Err(SendError { cause: Cause::of(failed.error()), request, reused: false })
-        }
-    }
+    let response = result?.map(|answer| UpstreamBody::new(answer, lease));
+    Ok(Answer { response, local: about.local, peer_uri: about.peer_uri })
 }

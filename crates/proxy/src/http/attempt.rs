@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -287,7 +288,8 @@ async fn one(attempts: &Attempts<'_>, exchange: &mut Exchange, host: &Arc<Host>,
         fresh: attempts.connection.inbound && attempts.connection.is_draining(),
     };
     let started = Instant::now();
-    let sending = attempts.connection.worker.pools.send(cluster, host, request, options);
+    // Pinned where it is made: a future of some kilobytes that is moved is copied.
+    let sending = pin!(attempts.connection.worker.pools.send(cluster, host, request, options));
     let per_try = attempts.policy.and_then(|p| p.per_try_timeout).map(|t| started + t);
     let limit = match (per_try, attempts.deadline) {
         (Some(a), Some(b)) => Some(a.min(b)),

@@ -179,7 +179,7 @@ impl Body for Live {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let (flag, details) = if upstream::is_stream_reset(&error) {
+                let (flag, details) = if error.is_stream_reset() {
                     (ResponseFlags::UR, "upstream_reset_after_response_started{remote_reset}")
                 } else {
                     (ResponseFlags::UC, "upstream_reset_after_response_started{connection_termination}")

@@ -21,7 +21,6 @@ pub(crate) struct Exchange {
     pub(crate) connection: Rc<Connection>,
     manager: Arc<HttpManager>,
     pub(crate) started: Instant,
-    start: SystemTime,
     pub(crate) method: Method,
     pub(crate) path: Option<PathAndQuery>,
     version: Version,
@@ -80,7 +79,6 @@ impl Exchange {
             connection,
             manager,
             started: Instant::now(),
-            start: SystemTime::now(),
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
             version: request.version(),
@@ -141,11 +139,18 @@ impl Exchange {
         self.sent = Some(Box::new(Sent { headers, path }));
     }
 
+    /// When it began, and how long ago that is. Only who is told asks for the time of day.
+    fn times(&self) -> (SystemTime, Duration) {
+        let (now, duration) = (SystemTime::now(), self.started.elapsed());
+        (now.checked_sub(duration).unwrap_or(now), duration)
+    }
+
     /// What is known so far.
     pub(crate) fn facts(&self) -> LogRecord<'_> {
         let about = &self.connection.about;
-        let mut record = about.record(self.start);
-        record.duration = self.started.elapsed();
+        let (start, duration) = self.times();
+        let mut record = about.record(start);
+        record.duration = duration;
         record.method = Some(self.method.as_str());
         record.path = self.path.as_ref().map(PathAndQuery::as_str);
         record.protocol = Some(self.protocol());
@@ -185,8 +190,7 @@ impl Exchange {
     /// Ends the span.
     fn tell(&self, trace: Trace) {
         let Some(tracing) = &self.manager.tracing else { return };
-        let times = (self.start, self.started.elapsed());
-        if let Some(span) = trace.end(tracing, self, times) {
+        if let Some(span) = trace.end(tracing, self, self.times()) {
             let worker = &self.connection.worker;
             worker.waiting.add(&tracing.exporter, span, &worker.shared.reported);
         }

@@ -1,5 +1,6 @@
 //! Sending a request on: cluster, attempts, answer.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -83,7 +84,7 @@ pub(crate) async fn forward(
     let upgraded = upgrading.map(|wanted| upgrade::Pending::new(wanted, &mut request));
     let upgraded = match upgraded {
         Some(pending) if action.connect_ends && pending.is_connect() => {
-            return tunnel(connection, manager, exchange, (&cluster, name.as_ref()), pending).await;
+            return Box::pin(tunnel(connection, manager, exchange, (&cluster, name.as_ref()), pending)).await;
         }
         other => other,
     };
@@ -130,17 +131,22 @@ async fn before_silence(
     exchange: &mut Exchange,
     request: Request<Body>,
 ) -> Result<Answer, Failed> {
-    let Some(idle) = exchange.idle.clone() else { return attempt::send(attempts, exchange, request).await };
-    let waiting = attempts.connection.limits.request(idle.clone());
-    let silent = tokio::select! {
+    let (idle, recording) = (exchange.idle.clone(), exchange.recording.clone());
+    let waiting = idle.map(|idle| (attempts.connection.limits.request(idle.clone()), idle));
+    // Made in one place only: each place would keep room for it.
+    let sending = pin!(attempt::send(attempts, exchange, request));
+    let Some((waiting, idle)) = waiting else { return sending.await };
+    tokio::select! {
         biased;
-        sent = attempt::send(attempts, exchange, request) => {
+        sent = sending => {
             idle.touch();
-            return sent;
+            sent
         }
-        () = waiting.over() => exchange.recording.as_ref().is_none_or(|recording| recording.borrow().complete),
-    };
-    Err(Failed::silent(silent))
+        () = waiting.over() => {
+            let complete = recording.is_none_or(|recording| recording.borrow().complete);
+            Err(Failed::silent(complete))
+        }
+    }
 }
 
 fn millis(time: Duration) -> u64 {

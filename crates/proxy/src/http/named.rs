@@ -22,7 +22,7 @@ pub(crate) async fn target(
     let failed = |flags, details, body| Local::new(StatusCode::SERVICE_UNAVAILABLE, flags, details, body);
     let unknown = || failed(ResponseFlags::DF, "dns_resolution_failure", "DNS resolution failure");
     let target = authority.and_then(|a| Target::of_authority(a, PORT)).ok_or_else(unknown)?;
-    match Registry::resolve(cluster, &target, limits).await {
+    match Box::pin(Registry::resolve(cluster, &target, limits)).await {
         Ok(()) => Ok(Some(target)),
         Err(NameError::NoAddress) => Err(unknown()),
         Err(NameError::Overflow) => Err(failed(ResponseFlags::UO, "dns_cache_overflow", "DNS cache overflow")),

@@ -1,20 +1,20 @@
 //! A new connection of a pool: connect, agree on HTTP, and leave the connection to a task of this thread.
 
 use std::cell::{Cell, RefCell};
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use h2::{Ping, PingPong};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::Version;
 use super::host_pool::HostPool;
 use super::lease::{About, Conn, Lease, Shared};
-use crate::body::Body;
 use crate::cluster::Permit;
+use crate::config::Http2Keepalive;
 use crate::connect::{Connected, Transport, connect_with};
 use crate::error::Cause;
 use crate::host::HostStats;
@@ -24,9 +24,8 @@ const MAX_HEADERS: usize = 256;
 /// HTTP/2 windows: what a stream, and a connection, may send ahead of us.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-
-/// An HTTP/2 connection, which its task runs.
-pub(super) type Connection = http2::Connection<TokioIo<Transport>, Body, LocalExecutor>;
+/// Bytes of an HTTP/2 answer's head at the most (Envoy's `max_response_headers_kb`).
+const MAX_HEAD: u32 = 60 << 10;
 
 /// A connection being dialled; counted even if the request that dials is given up.
 pub(super) struct Dialing<'a> {
@@ -142,48 +141,62 @@ async fn http1(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause
 
 async fn http2(pool: &Rc<HostPool>, connected: Connected) -> Result<Lease, Cause> {
     let Connected { stream, local, peer_uri, permit } = connected;
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = h2::client::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW);
-    if let Some(keepalive) = pool.cluster.config.http2_keepalive {
-        builder.keep_alive_interval(keepalive.draw()).keep_alive_timeout(keepalive.timeout).keep_alive_while_idle(true);
-    }
-    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(protocol)?;
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD);
+    let (sender, connection) = builder.handshake(stream).await.map_err(|error| Cause::Protocol(error.to_string()))?;
     pool.cluster.stats.cx_http2_total.fetch_add(1, Relaxed);
-    let connection = Rc::new(RefCell::new(connection));
     let shared = Rc::new(Shared {
         sender,
         about: About { local, peer_uri },
         streams: Cell::new(0),
         served: Cell::new(0),
-        connection: Rc::downgrade(&connection),
         born: Instant::now(),
         last_used: Cell::new(Instant::now()),
-        failed: Cell::new(false),
+        over: Rc::default(),
     });
-    let living = Living::new(pool, permit);
+    let (living, over) = (Living::new(pool, permit), shared.over.clone());
+    let keepalive = pool.cluster.config.http2_keepalive;
     tokio::task::spawn_local(async move {
-        let _living = living;
-        // An error here reaches the requests that wait on this connection.
-        let _ = std::future::poll_fn(|cx| Pin::new(&mut *connection.borrow_mut()).poll(cx)).await;
+        run(connection, keepalive).await;
+        over.set(true);
+        drop(living);
     });
     pool.shared.borrow_mut().push(shared.clone());
     Ok(Lease::http2(pool.clone(), shared))
 }
 
-fn protocol(error: hyper::Error) -> Cause {
-    Cause::Protocol(error.to_string())
+/// Runs a connection until it ends, or its peer is found to be gone.
+async fn run(mut connection: h2::client::Connection<Transport>, keepalive: Option<Http2Keepalive>) {
+    let pings = keepalive.zip(connection.ping_pong());
+    let silent = async {
+        match pings {
+            Some((keepalive, pings)) => silence(keepalive, pings).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        // An error here reaches the requests that wait on this connection.
+        _ = connection => {}
+        () = silent => {}
+    }
 }
 
-/// Runs hyper's tasks on this thread.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        // Not in an `async` block: it would move the future once more.
-        tokio::task::spawn_local(future);
+/// Until a ping has no answer in time.
+async fn silence(keepalive: Http2Keepalive, mut pings: PingPong) {
+    loop {
+        tokio::time::sleep(keepalive.draw()).await;
+        let answered = tokio::time::timeout(keepalive.timeout, pings.ping(Ping::opaque())).await;
+        if !matches!(answered, Ok(Ok(_))) {
+            return;
+        }
     }
+}
+
+fn protocol(error: hyper::Error) -> Cause {
+    Cause::Protocol(error.to_string())
 }

@@ -78,9 +78,15 @@ impl HostPool {
         if fresh {
             self.idle.borrow_mut().clear();
         }
-        if let Some(lease) = self.take() {
-            return Ok((lease, false));
+        match self.take() {
+            Some(lease) => Ok((lease, false)),
+            // To connect is long in every respect: the state of it would be part of every request's.
+            None => Box::pin(self.acquire_later()).await,
         }
+    }
+
+    /// The same where nothing is ready.
+    async fn acquire_later(self: &Rc<Self>) -> Result<(Lease, bool), Cause> {
         self.cluster.stats.rq_pending_total.fetch_add(1, Relaxed);
         let _pending = self.cluster.pending_permit().ok_or(Cause::Overflow)?;
         if !self.idle.borrow().is_empty() {

@@ -1,21 +1,23 @@
 //! The hold of one request and its answer on a connection.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::net::SocketAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::http1;
 use tokio::time::Instant;
 
-use super::dial::{Connection, Life};
+use super::dial::Life;
 use super::host_pool::HostPool;
-use crate::body::Body;
+use super::stream;
+use crate::body::{AnswerBody, Body};
 use crate::cluster::Permit;
 use crate::config::ClusterConfig;
+use crate::error::{Cause, SendError};
 
 /// What is known of a connection.
 #[derive(Clone, Debug)]
@@ -38,33 +40,28 @@ pub(super) struct Conn {
 /// One HTTP/2 connection, shared by its streams.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) sender: http2::SendRequest<Body>,
+    pub(super) sender: h2::client::SendRequest<Bytes>,
     pub(super) about: About,
     pub(super) streams: Cell<u32>,
     pub(super) served: Cell<u32>,
-    /// Owned by the connection's task; asked how many streams the peer allows at once.
-    pub(super) connection: Weak<RefCell<Connection>>,
     pub(super) born: Instant,
     /// When the last stream ended.
     pub(super) last_used: Cell<Instant>,
-    /// It failed a request: no other goes out on it.
-    pub(super) failed: Cell<bool>,
+    /// It failed a request, or has ended: no other goes out on it.
+    pub(super) over: Rc<Cell<bool>>,
 }
 
 impl Shared {
     /// Whether it can take one more stream.
     pub(super) fn has_room(&self, limit: u32) -> bool {
         let streams = self.streams.get();
-        // The peer's settings may have come since the last request: they are read where hyper keeps them.
-        let peer = || self.connection.upgrade().map_or(0, |c| c.borrow().current_max_send_streams());
-        streams < limit && (streams as usize) < peer()
+        streams < limit && (streams as usize) < self.sender.current_max_send_streams()
     }
 
     /// Whether it serves on, by the requests and the time of its life.
     pub(super) fn is_alive(&self, config: &ClusterConfig) -> bool {
         let max = config.max_requests_per_connection;
-        !self.failed.get()
-            && !self.sender.is_closed()
+        !self.over.get()
             && (max == 0 || self.served.get() < max)
             && config.max_connection_duration.is_none_or(|longest| self.born.elapsed() < longest)
     }
@@ -121,33 +118,34 @@ impl Lease {
     }
 
     /// Sends a request and waits for the head of the answer.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<Body>,
-    ) -> (Result<Response<Incoming>, TrySendError<Request<Body>>>, About) {
-        let (sending, about) = match &mut self.held {
+    pub(super) async fn send(&mut self, request: Request<Body>) -> (Result<Response<AnswerBody>, SendError>, About) {
+        match &mut self.held {
             Held::Http1(conn) => {
                 conn.served += 1;
                 let connect = request.method() == Method::CONNECT;
                 let upgrades = connect || request.headers().contains_key(header::UPGRADE);
                 conn.life.upgrading(upgrades);
                 let result = conn.sender.try_send_request(request).await;
-                let upgraded = |r: &Response<Incoming>| is_upgraded(connect, r.status());
-                conn.life.upgrading(upgrades && result.as_ref().is_ok_and(upgraded));
+                let upgraded = |status| is_upgraded(connect, status);
+                conn.life.upgrading(upgrades && result.as_ref().is_ok_and(|answer| upgraded(answer.status())));
+                let result = result.map(|answer| answer.map(AnswerBody::Http1)).map_err(|mut failed| {
+                    let request = failed.take_message().map(Box::new);
+                    SendError { cause: Cause::of_http1(failed.error()), request, reused: false }
+                });
                 (result, conn.about.clone())
             }
             Held::Http2(shared) => {
                 shared.served.set(shared.served.get() + 1);
-                let result = shared.sender.clone().try_send_request(request).await;
-                // A refused stream says nothing of the connection; anything else ends its use.
-                if result.as_ref().is_err_and(|e| !crate::error::is_stream_reset(e.error())) {
-                    shared.failed.set(true);
-                }
-                (result, shared.about.clone())
+                let result = stream::exchange(shared.sender.clone(), request).await.map_err(|failed| {
+                    if failed.ends_connection {
+                        shared.over.set(true);
+                    }
+                    failed.error
+                });
+                (result.map(|answer| answer.map(AnswerBody::Http2)), shared.about.clone())
             }
             Held::Nothing => unreachable!("only `give_back`, which consumes the lease, takes its connection"),
-        };
-        (sending, about)
+        }
     }
 
     /// Whether the connection has become another protocol's: it lasts as long as the lease.
@@ -172,8 +170,11 @@ fn is_upgraded(connect: bool, status: StatusCode) -> bool {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Held::Http2(shared) = &self.held {
-            shared.streams.set(shared.streams.get().saturating_sub(1));
-            shared.last_used.set(Instant::now());
+            let others = shared.streams.get().saturating_sub(1);
+            shared.streams.set(others);
+            if others == 0 {
+                shared.last_used.set(Instant::now());
+            }
             self.pool.wake_one();
         }
     }
