@@ -118,7 +118,8 @@ async fn send(worker: &Worker, exporter: &Exporter, spans: &[Span]) -> Result<()
     let version = version(exporter.report.format, &cluster);
     let options = SendOptions { version, mesh_alpn: true, proxied: None, fresh: false };
     let request = request(exporter, spans, version);
-    let answer = worker.pools.send(&cluster, &host, request, options).await.map_err(|_| "it cannot be reached")?;
+    let answer =
+        worker.pools.send(&cluster, &host, Box::new(request), options).await.map_err(|_| "it cannot be reached")?;
     let status = answer.response.status();
     // Read to its end, so that the connection can serve again; what it says is not needed.
     crate::http::drain(answer.response.into_body()).await;

@@ -83,18 +83,20 @@ impl HttpPools {
     ///
     /// # Errors
     /// With the cause, and the request when it certainly was not sent.
+    ///
+    /// Requests and answers are boxed: each function on the way would hold, and move, its own copy.
     pub async fn send(
         &self,
         cluster: &Arc<Cluster>,
         host: &Arc<Host>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         options: SendOptions,
-    ) -> Result<Answer, SendError> {
+    ) -> Result<Box<Answer>, SendError> {
         let pool = self.pool(cluster, host, options);
         // A pooled connection that died unused gives the request back: take the next, then a new one.
         loop {
             let at_host = AtHost::new(&pool);
-            let unsent = |cause, request| SendError { cause, request: Some(Box::new(request)), reused: false };
+            let unsent = |cause, request| SendError { cause, request: Some(request), reused: false };
             let (mut lease, fresh) = match pool.acquire(options.fresh).await {
                 Ok(acquired) => acquired,
                 Err(cause) => return Err(unsent(cause, request)),
@@ -105,7 +107,7 @@ impl HttpPools {
             };
             lease.count(permit, at_host);
             match exchange(lease, request).await {
-                Err(SendError { request: Some(back), .. }) if !fresh => request = *back,
+                Err(SendError { request: Some(back), .. }) if !fresh => request = back,
                 Err(failed) => return Err(SendError { reused: !fresh, ..failed }),
                 answered => return answered,
             }
@@ -139,8 +141,8 @@ impl HttpPools {
 }
 
 /// One request and the head of its answer. The lease goes on with the answer's body.
-async fn exchange(mut lease: Lease, request: Request<Body>) -> Result<Answer, SendError> {
+async fn exchange(mut lease: Lease, request: Box<Request<Body>>) -> Result<Box<Answer>, SendError> {
     let (result, about) = lease.send(request).await;
     let response = result?.map(|answer| UpstreamBody::new(answer, lease));
-    Ok(Answer { response, local: about.local, peer_uri: about.peer_uri })
+    Ok(Box::new(Answer { response, local: about.local, peer_uri: about.peer_uri }))
 }

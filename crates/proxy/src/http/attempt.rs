@@ -120,16 +120,16 @@ impl Again {
     }
 
     /// The request once more, when its body was kept whole.
-    fn request(&self) -> Option<Request<Body>> {
+    fn request(&self) -> Option<Box<Request<Body>>> {
         let head = self.head.clone()?;
         if self.empty {
-            return Some(Request::from_parts(head, Body::Empty));
+            return Some(Box::new(Request::from_parts(head, Body::Empty)));
         }
         let recording = self.recording.as_ref()?.borrow();
         if recording.lost || !recording.complete {
             return None;
         }
-        Some(Request::from_parts(head, Body::Full(join(&recording.kept))))
+        Some(Box::new(Request::from_parts(head, Body::Full(join(&recording.kept)))))
     }
 }
 
@@ -159,8 +159,8 @@ pub(crate) fn copy_head(request: &Request<Body>) -> http::request::Parts {
 pub(crate) async fn send(
     attempts: &mut Attempts<'_>,
     exchange: &mut Exchange,
-    request: Request<Body>,
-) -> Result<Answer, Failed> {
+    request: Box<Request<Body>>,
+) -> Result<Box<Answer>, Failed> {
     let retries = attempts.policy.map_or(0, |p| p.retries);
     let idempotent = matches!(
         *request.method(),
@@ -180,7 +180,7 @@ pub(crate) async fn send(
         let mut ended = one(attempts, exchange, &host, next).await;
         let end = judge(attempts.cluster, &host, &ended);
         let returned = match &mut ended {
-            Ended::Error(SendError { request, .. }) => request.take().map(|r| *r),
+            Ended::Error(SendError { request, .. }) => request.take(),
             _ => None,
         };
         let applies = end.is_some_and(|end| attempts.policy.is_some_and(|p| p.applies(end, idempotent)));
@@ -276,7 +276,7 @@ fn pick(attempts: &Attempts<'_>, tried: &Tried) -> Result<Arc<Host>, Failed> {
 }
 
 /// One try, within the limit of a try and the deadline of the whole.
-async fn one(attempts: &Attempts<'_>, exchange: &mut Exchange, host: &Arc<Host>, request: Request<Body>) -> Ended {
+async fn one(attempts: &Attempts<'_>, exchange: &mut Exchange, host: &Arc<Host>, request: Box<Request<Body>>) -> Ended {
     let cluster = attempts.cluster;
     cluster.stats.rq_total.fetch_add(1, Relaxed);
     host.stats.rq_total.fetch_add(1, Relaxed);
@@ -302,7 +302,7 @@ async fn one(attempts: &Attempts<'_>, exchange: &mut Exchange, host: &Arc<Host>,
     match sent {
         Ok(Ok(answer)) => {
             exchange.service_time = Some(started.elapsed());
-            Ended::Answer(Box::new(answer))
+            Ended::Answer(answer)
         }
         Ok(Err(error)) => Ended::Error(error),
         Err(_) if attempts.deadline.is_some_and(|d| Instant::now() >= d) => Ended::Deadline,
@@ -338,9 +338,9 @@ fn judge(cluster: &Cluster, host: &Host, ended: &Ended) -> Option<TryEnd> {
     }
 }
 
-fn finish(ended: Ended) -> Result<Answer, Failed> {
+fn finish(ended: Ended) -> Result<Box<Answer>, Failed> {
     match ended {
-        Ended::Answer(answer) => Ok(*answer),
+        Ended::Answer(answer) => Ok(answer),
         Ended::Error(error) => Err(Failed::of(&error.cause)),
         Ended::PerTryTimeout => Err(Failed::timeout("upstream_per_try_timeout")),
         Ended::Deadline => Err(Failed::timeout("response_timeout")),

@@ -100,7 +100,7 @@ pub(crate) async fn forward(
     if upgraded.is_none() {
         mirror::send_copies(connection, manager, action, &request);
     }
-    let request = awaiting::hold(for_version(request, version), waits);
+    let request = Box::new(awaiting::hold(for_version(request, version), waits));
     let mut attempts = Attempts {
         connection,
         manager,
@@ -129,8 +129,8 @@ pub(crate) async fn forward(
 async fn before_silence(
     attempts: &mut Attempts<'_>,
     exchange: &mut Exchange,
-    request: Request<Body>,
-) -> Result<Answer, Failed> {
+    request: Box<Request<Body>>,
+) -> Result<Box<Answer>, Failed> {
     let (idle, recording) = (exchange.idle.clone(), exchange.recording.clone());
     let waiting = idle.map(|idle| (attempts.connection.limits.request(idle.clone()), idle));
     // Made in one place only: each place would keep room for it.
@@ -354,13 +354,13 @@ fn respond(
     connection: &Rc<Connection>,
     manager: &HttpManager,
     mut exchange: Box<Exchange>,
-    answer: Answer,
+    answer: Box<Answer>,
     cluster: &Cluster,
     (host, route, target): (&VirtualHost<Slot>, &Route<Slot>, &WeightedCluster<Slot>),
     deadline: Option<Instant>,
     upgraded: Option<upgrade::Pending>,
 ) -> Response<ReplyBody> {
-    let Answer { mut response, local, peer_uri } = answer;
+    let Answer { mut response, local, peer_uri } = *answer;
     if let Err(reason) = doubt::answer(&mut response) {
         exchange.upstream_local = local;
         return fail(exchange, manager.server.as_ref(), cluster, Failed::of(&Cause::Protocol(reason.to_owned())));

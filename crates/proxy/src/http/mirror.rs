@@ -69,7 +69,7 @@ async fn deliver(connection: &Connection, cluster: &Arc<Cluster>, copy: Request<
     let proxied = Some(connection.about.proxied());
     let options = SendOptions { version: version(cluster, connection), mesh_alpn, proxied, fresh: false };
     let copy = for_version(copy, options.version);
-    if let Ok(answer) = connection.worker.pools.send(cluster, &host, copy, options).await {
+    if let Ok(answer) = connection.worker.pools.send(cluster, &host, Box::new(copy), options).await {
         drain(answer.response.into_body()).await;
     }
 }

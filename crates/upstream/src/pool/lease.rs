@@ -118,14 +118,17 @@ impl Lease {
     }
 
     /// Sends a request and waits for the head of the answer.
-    pub(super) async fn send(&mut self, request: Request<Body>) -> (Result<Response<AnswerBody>, SendError>, About) {
+    pub(super) async fn send(
+        &mut self,
+        request: Box<Request<Body>>,
+    ) -> (Result<Response<AnswerBody>, SendError>, About) {
         match &mut self.held {
             Held::Http1(conn) => {
                 conn.served += 1;
                 let connect = request.method() == Method::CONNECT;
                 let upgrades = connect || request.headers().contains_key(header::UPGRADE);
                 conn.life.upgrading(upgrades);
-                let result = conn.sender.try_send_request(request).await;
+                let result = conn.sender.try_send_request(*request).await;
                 let upgraded = |status| is_upgraded(connect, status);
                 conn.life.upgrading(upgrades && result.as_ref().is_ok_and(|answer| upgraded(answer.status())));
                 let result = result.map(|answer| answer.map(AnswerBody::Http1)).map_err(|mut failed| {

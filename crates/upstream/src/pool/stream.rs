@@ -32,18 +32,18 @@ pub(super) struct Unanswered {
 }
 
 impl Unanswered {
-    fn new(error: &h2::Error, request: Option<Request<Body>>) -> Self {
+    fn new(error: &h2::Error, request: Option<Box<Request<Body>>>) -> Self {
         // A refused stream says nothing of the connection; anything else ends its use.
         let ends_connection = request.is_some() || !error.is_reset();
         let cause = Cause::of_http2(error);
-        Self { error: SendError { cause, request: request.map(Box::new), reused: false }, ends_connection }
+        Self { error: SendError { cause, request, reused: false }, ends_connection }
     }
 }
 
 /// Sends a request and waits for the head of the answer.
 pub(super) async fn exchange(
     mut sender: SendRequest<Bytes>,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
 ) -> Result<Response<StreamBody>, Unanswered> {
     if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
         return Err(Unanswered::new(&error, Some(request)));

@@ -39,10 +39,10 @@ impl Client {
         Self { registry, cluster, host, pools: HttpPools::default(), options }
     }
 
-    async fn send(&self, path: &str) -> Result<Answer, SendError> {
+    async fn send(&self, path: &str) -> Result<Box<Answer>, SendError> {
         let uri = format!("http://a{path}");
         let request = Request::builder().uri(uri).header("host", "a").body(Body::Empty).expect("a request");
-        self.pools.send(&self.cluster, &self.host, request, self.options).await
+        self.pools.send(&self.cluster, &self.host, Box::new(request), self.options).await
     }
 
     /// Sends and reads the whole answer.
