@@ -34,6 +34,8 @@ use crate::trace::{self, Tracing};
 
 /// Envoy's default of `stream_idle_timeout`.
 const STREAM_IDLE: Duration = Duration::from_secs(300);
+/// Envoy's default of `delayed_close_timeout`.
+const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 
 /// Where routes come from.
 #[derive(Debug)]
@@ -124,6 +126,8 @@ pub struct HttpManager {
     pub preserve_case: bool,
     /// The longest silence of one stream, where its route says nothing else; `None` is no limit.
     pub stream_idle: Option<Duration>,
+    /// How long a connection that we end is read on, so that its client gets our last words; `None`: not at all.
+    pub delayed_close: Option<Duration>,
     /// How long connections live, and what heads may hold.
     pub common: Common,
     /// HTTP/2.
@@ -171,6 +175,10 @@ pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -
         proxy_continue: proto.proxy_100_continue,
         stream_idle: match proto.stream_idle_timeout {
             None => Some(STREAM_IDLE),
+            given => limit(given.as_ref()),
+        },
+        delayed_close: match proto.delayed_close_timeout {
+            None => Some(DELAYED_CLOSE),
             given => limit(given.as_ref()),
         },
         preserve_case: protocol::http1(proto.http_protocol_options.as_ref()).under("http_protocol_options")?,
@@ -291,7 +299,7 @@ pub(crate) fn extension(any: &Any) -> Result<String> {
 fn refuse(proto: &proto::HttpConnectionManager) -> Result<()> {
     use proto::http_connection_manager::ServerHeaderTransformation as S;
     refuse_set!(proto;
-        drain_timeout, drain_timeout_jitter, delayed_close_timeout, preserve_external_request_id, append_local_overload,
+        drain_timeout, drain_timeout_jitter, preserve_external_request_id, append_local_overload,
         stream_error_on_invalid_http_message, http1_safe_max_connection_duration, add_proxy_protocol_connection_state,
     )?;
     if let Some(addresses) = &proto.internal_address_config {

@@ -142,12 +142,12 @@ pub(crate) async fn serve(
         Stream::Plain(_) | Stream::Pipe(_) => match manager.plain_http2 {
             Some(false) => false,
             wanted => match (is_http2(&stream, &about).await, wanted) {
-                (false, Some(_)) => return stream.dismiss().await,
+                (false, Some(_)) => return stream.dismiss(manager.delayed_close).await,
                 (told, _) => told,
             },
         },
     };
-    let (stream, watch) = Watched::new(stream);
+    let (stream, watch) = Watched::new(stream, manager.delayed_close);
     if http2 {
         watch.end();
     }

@@ -1,12 +1,14 @@
 //! A client's byte stream: plain, over the network or a Unix socket, or TLS.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
 /// A client's byte stream.
@@ -39,15 +41,47 @@ impl Stream {
         ready.is_ok_and(|ready| ready.is_read_closed())
     }
 
-    /// Ends a connection whose bytes are unwanted. The kernel would reset one with bytes unread: they are read for a while and
-    /// thrown away.
-    pub(crate) async fn dismiss(mut self) {
-        /// Envoy's `delayed_close_timeout`.
-        const PATIENCE: Duration = Duration::from_secs(1);
-        const MOST: u64 = 64 << 10;
-        let _ = self.shutdown().await;
-        let rest = async { tokio::io::copy(&mut self.take(MOST), &mut tokio::io::sink()).await };
-        let _ = tokio::time::timeout(PATIENCE, rest).await;
+    /// Ends a connection whose bytes are unwanted, `delayed` at the most.
+    pub(crate) async fn dismiss(mut self, delayed: Option<Duration>) {
+        let mut farewell = Farewell::new(delayed);
+        // How it ends is no news.
+        let _ = std::future::poll_fn(|cx| farewell.poll(&mut self, cx)).await;
+    }
+}
+
+/// The end of a connection whose peer may still be sending. The kernel would reset one with bytes unread, and the peer might
+/// lose what we said last: we end our direction, and read and throw away until it has ended its own, for a while.
+#[derive(Debug)]
+pub(crate) struct Farewell {
+    delayed: Option<Duration>,
+    /// Runs once our direction has ended.
+    limit: Option<Pin<Box<Sleep>>>,
+    thrown_away: usize,
+}
+
+impl Farewell {
+    pub(crate) fn new(delayed: Option<Duration>) -> Self {
+        Self { delayed, limit: None, thrown_away: 0 }
+    }
+
+    pub(crate) fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        /// Who sends so much meanwhile does not listen.
+        const MOST: usize = 16 << 20;
+        if self.limit.is_none() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+        }
+        let Some(delayed) = self.delayed else { return Poll::Ready(Ok(())) };
+        let limit = self.limit.get_or_insert_with(|| Box::pin(tokio::time::sleep(delayed)));
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        while limit.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::uninit(&mut buffer);
+            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+            self.thrown_away += buffer.filled().len();
+            if read.is_err() || buffer.filled().is_empty() || self.thrown_away > MOST {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

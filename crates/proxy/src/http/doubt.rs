@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Authority;
@@ -16,7 +17,7 @@ use telemetry::ResponseFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::reply::Local;
-use crate::stream::Stream;
+use crate::stream::{Farewell, Stream};
 
 /// What the raw bytes of a client's HTTP/1 requests say of their framing.
 #[derive(Debug, Default)]
@@ -54,12 +55,14 @@ pub(crate) struct Watched {
     stream: Stream,
     framing: Framing,
     watch: Arc<Watch>,
+    farewell: Farewell,
 }
 
 impl Watched {
-    pub(crate) fn new(stream: Stream) -> (Self, Arc<Watch>) {
+    /// `delayed` is how long the connection is read on once it is to end.
+    pub(crate) fn new(stream: Stream, delayed: Option<Duration>) -> (Self, Arc<Watch>) {
         let watch = Arc::<Watch>::default();
-        (Self { stream, framing: Framing::default(), watch: watch.clone() }, watch)
+        (Self { stream, framing: Framing::default(), watch: watch.clone(), farewell: Farewell::new(delayed) }, watch)
     }
 }
 
@@ -90,7 +93,11 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.watch.over.load(Relaxed) {
+            return Pin::new(&mut this.stream).poll_shutdown(cx);
+        }
+        this.farewell.poll(&mut this.stream, cx)
     }
 
     fn poll_write_vectored(

@@ -300,6 +300,28 @@ async fn an_unused_connection_is_closed_after_its_idle_time() {
 }
 
 #[tokio::test]
+async fn a_client_that_still_sends_gets_an_early_answer_whole() {
+    const PART: usize = 1 << 20;
+    let upstream = Upstream::bind().await;
+    let mut config = Config::http(upstream.address);
+    config.manager()["delayed_close_timeout"] = json!("600s");
+    let route = config.route();
+    route.as_object_mut().expect("a route").remove("route");
+    route["direct_response"] = json!({"status": 403, "body": {"inline_string": "not you"}});
+    let proxy = config.start();
+    let mut client = Wire::connect(proxy.address).await;
+    client.send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 8 * PART)).await;
+    let (head, body) = client.message().await;
+    assert!(head.starts_with("HTTP/1.1 403 ") && body == "not you", "{head}{body}");
+    // A connection that were closed by now would be reset, and its client could not send on.
+    for _ in 0..8 {
+        client.send(vec![b'x'; PART]).await;
+    }
+    client.finish().await;
+    assert_eq!(client.rest().await, "", "nothing but the end");
+}
+
+#[tokio::test]
 async fn options_that_are_not_built_are_refused_by_name() {
     let upstream = Upstream::bind().await;
     for (field, value) in [
