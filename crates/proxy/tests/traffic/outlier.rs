@@ -81,7 +81,7 @@ async fn failures_of_our_own_are_counted_apart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_ejected_host_comes_back() {
-    let detection = "{consecutive5xxErrors: 1, interval: 0.2s, baseEjectionTime: 0.5s, maxEjectionPercent: 100}";
+    let detection = "{consecutive5xxErrors: 1, interval: 0.2s, baseEjectionTime: 2s, maxEjectionPercent: 100}";
     let (world, bad) = web(Act::Status(500), 1, detection).await;
     world.tally(10, || get("web", "/")).await;
     assert_eq!(bad.count(), 1);

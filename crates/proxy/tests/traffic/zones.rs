@@ -62,7 +62,7 @@ async fn what_a_zone_cannot_carry_goes_to_others() {
     let (uneven, _) = mesh(&["r1.z1", "r1.z2"], &servers, &zone_aware("", "RANDOM")).await;
     let world = uneven.start().await;
     let found = shares(&world).await;
-    assert!((250..350).contains(&found["r1.z1"]) && found.len() == 2, "{found:?}");
+    assert!((230..370).contains(&found["r1.z1"]) && found.len() == 2, "{found:?}");
     let sampled = counted(&world, "lb_zone_routing_sampled").await;
     let crossed = counted(&world, "lb_zone_routing_cross_zone").await;
     assert_eq!((sampled, crossed), (found["r1.z1"] as u64, found["r1.z2"] as u64));
