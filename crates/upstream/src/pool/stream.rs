@@ -213,3 +213,39 @@ impl StreamBody {
         if self.is_end_stream() { SizeHint::with_exact(0) } else { SizeHint::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_a_connection_does_not_go_out() {
+        let mut headers = HeaderMap::new();
+        for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "x-own"] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
+        }
+        remove_connection_fields(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["x-own"]);
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        remove_connection_fields(&mut headers);
+        assert_eq!(headers.len(), 2, "gRPC asks for trailers");
+    }
+
+    #[test]
+    fn a_known_length_is_told_where_it_means_something() {
+        let told = |method: Method, body: Body, given: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            given.map(|given| headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static(given)));
+            tell_length(&method, &mut headers, &body);
+            headers.get(header::CONTENT_LENGTH).map(|length| length.to_str().unwrap_or_default().to_owned())
+        };
+        assert_eq!(told(Method::GET, Body::Empty, None), None);
+        assert_eq!(told(Method::POST, Body::Empty, None).as_deref(), Some("0"));
+        assert_eq!(told(Method::GET, Body::Full("abc".into()), None).as_deref(), Some("3"));
+        assert_eq!(told(Method::PUT, Body::Full("abc".into()), Some("3")).as_deref(), Some("3"));
+        let late = Body::Full("abc".into()).after(std::future::pending());
+        assert_eq!(told(Method::POST, late, None).as_deref(), Some("3"), "it comes later, and whole");
+    }
+}

@@ -1,8 +1,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 
+use http::Request;
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use upstream::{Cause, Version};
+use upstream::{Answer, Body, Cause, SendError, Version};
 
 use crate::server::{self, until};
 use crate::{Client, worker};
@@ -96,21 +98,41 @@ async fn who_waited_for_a_dial_fails_with_it() {
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 const PREFACE: usize = 24;
 
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
+
 /// Reads up to the first HEADERS frame and gives back its stream.
 async fn read_request(stream: &mut TcpStream) -> u32 {
     let mut preface = [0; PREFACE];
     stream.read_exact(&mut preface).await.expect("the preface");
     stream.write_all(SETTINGS).await.expect("the peer reads");
+    read_frame(stream, HEADERS).await.0
+}
+
+/// Reads up to the next frame of a kind and gives back its stream and its payload.
+async fn read_frame(stream: &mut TcpStream, kind: u8) -> (u32, Vec<u8>) {
     loop {
         let mut head = [0_u8; 9];
         stream.read_exact(&mut head).await.expect("a frame");
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
         let mut payload = vec![0; length];
         stream.read_exact(&mut payload).await.expect("its payload");
-        if head[3] == 1 {
-            return u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        if head[3] == kind {
+            return (u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload);
         }
     }
+}
+
+/// A frame on a stream.
+fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).expect("a short frame");
+    [&[0, 0, length, kind, flags], &id.to_be_bytes()[..], payload].concat()
+}
+
+/// The head of a 200 in HPACK's static table; more follows unless it is the end.
+fn ok(id: u32, end: bool) -> Vec<u8> {
+    frame(HEADERS, if end { 5 } else { 4 }, id, &[0x88])
 }
 
 /// A server that answers the first request with one frame.
@@ -130,13 +152,7 @@ async fn answering(frame: impl FnOnce(u32) -> Vec<u8> + 'static) -> Client {
 async fn a_refused_stream_is_told_from_a_reset_one() {
     worker(async {
         for (code, refused) in [(7, true), (8, false)] {
-            let client = answering(move |id| {
-                let mut frame = vec![0, 0, 4, 3, 0];
-                frame.extend(id.to_be_bytes());
-                frame.extend([0, 0, 0, code]);
-                frame
-            })
-            .await;
+            let client = answering(move |id| frame(RST_STREAM, 0, id, &[0, 0, 0, code])).await;
             let failed = client.get("/").await.expect_err("no answer");
             assert_eq!(failed.cause == Cause::Refused, refused, "{:?}", failed.cause);
         }
@@ -147,9 +163,81 @@ async fn a_refused_stream_is_told_from_a_reset_one() {
 #[tokio::test]
 async fn a_request_beyond_goaway_was_not_looked_at() {
     worker(async {
-        let client = answering(|_| vec![0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await;
+        let client = answering(|_| frame(7, 0, 0, &[0; 8])).await;
         let failed = client.get("/").await.expect_err("no answer");
         assert_eq!(failed.cause, Cause::Refused);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_goaway_requests_go_elsewhere() {
+    worker(async {
+        let (listener, server) = server::listen().await;
+        let client = Client::new(server.address, Version::Http2, |_| ());
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                server.connections.set(server.connections.get() + 1);
+                let id = read_request(&mut stream).await;
+                let goaway = frame(7, 0, 0, &[id.to_be_bytes(), [0; 4]].concat());
+                stream.write_all(&[ok(id, true), goaway].concat()).await.expect("the peer reads");
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+                assert!(server.connections.get() <= 3);
+            }
+        });
+        for _ in 0..3 {
+            client.get("/").await.expect("an answer on a connection of its own");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_was_reset_is_never_whole() {
+    worker(async {
+        for code in [0, 8] {
+            let client = answering(move |id| {
+                [ok(id, false), frame(0, 0, id, b"ab"), frame(RST_STREAM, 0, id, &[0, 0, 0, code])].concat()
+            })
+            .await;
+            let body = client.send("/").await.expect("a head").response.into_body();
+            let broken = body.collect().await.expect_err("half a body");
+            assert!(broken.is_stream_reset(), "{broken}");
+        }
+    })
+    .await;
+}
+
+/// A request whose body is never there.
+async fn upload(client: &Client) -> Result<Box<Answer>, SendError> {
+    let body = Body::Full("never".into()).after(std::future::pending());
+    let request = Request::post("http://a/").header("host", "a").body(body).expect("a request");
+    client.pools.send(&client.cluster, &client.host, Box::new(request), client.options).await
+}
+
+#[tokio::test]
+async fn what_is_given_up_is_reset_though_its_body_is_on_its_way() {
+    worker(async {
+        for answered in [false, true] {
+            let (listener, server) = server::listen().await;
+            let client = Client::new(server.address, Version::Http2, |_| ());
+            let serving = async {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let id = read_request(&mut stream).await;
+                server.requests.set(1);
+                if answered {
+                    stream.write_all(&ok(id, false)).await.expect("the peer reads");
+                }
+                assert_eq!(read_frame(&mut stream, RST_STREAM).await, (id, CANCEL.to_vec()));
+            };
+            let calling = async {
+                tokio::select! {
+                    answer = upload(&client) => drop(answer.expect("a head")),
+                    () = async { until(|| !answered && server.requests.get() == 1).await } => {}
+                }
+            };
+            tokio::join!(serving, calling);
+        }
     })
     .await;
 }
