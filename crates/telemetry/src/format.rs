@@ -384,11 +384,30 @@ fn place(pipe: Option<&str>, of_network: Option<SocketAddr>, port: bool, out: &m
 }
 
 fn address(address: Option<SocketAddr>, port: bool, out: &mut Vec<u8>) -> bool {
-    use std::io::Write as _;
     let Some(address) = address else { return false };
-    // Writing to a Vec does not fail.
-    let _ = if port { write!(out, "{address}") } else { write!(out, "{}", address.ip()) };
+    write_address(address, port, out);
     true
+}
+
+/// Three addresses stand in each line of a log: those of IPv4 are written without the formatter.
+fn write_address(address: SocketAddr, port: bool, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    let SocketAddr::V4(v4) = address else {
+        // Writing to a Vec does not fail.
+        let _ = if port { write!(out, "{address}") } else { write!(out, "{}", address.ip()) };
+        return;
+    };
+    let mut number = itoa::Buffer::new();
+    for (index, octet) in v4.ip().octets().into_iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        out.extend_from_slice(number.format(octet).as_bytes());
+    }
+    if port {
+        out.push(b':');
+        out.extend_from_slice(number.format(v4.port()).as_bytes());
+    }
 }
 
 fn header<'a>(record: &LogRecord<'a>, of: HeaderOf, name: &HeaderRef) -> Option<&'a [u8]> {

@@ -70,6 +70,36 @@ fn json_keeps_numbers_escapes_strings_and_says_null() {
 }
 
 #[test]
+fn what_is_escaped_is_the_same_text_wherever_it_stands() {
+    for special in ["\"", "\\", "\n", "\r", "\t", "\u{1}", "\u{7f}", "\u{e4}", "\u{fffd}", "\u{1f980}"] {
+        for at in 0..40 {
+            let text = format!("{}{special}{}", "x".repeat(at), "y".repeat(20));
+            let mut out = vec![b'"'];
+            escape(text.as_bytes(), &mut out);
+            out.push(b'"');
+            assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text, "{special:?} at {at}");
+        }
+    }
+    let mut out = Vec::new();
+    escape(b"", &mut out);
+    escape(b"sixteen bytes ok", &mut out);
+    assert_eq!(out, b"sixteen bytes ok");
+}
+
+#[test]
+fn addresses_are_written_as_they_are_displayed() {
+    for address in ["1.2.3.4:0", "255.255.255.255:65535", "0.10.0.1:80", "[::1]:443", "[2001:db8::7]:0"] {
+        let given: std::net::SocketAddr = address.parse().unwrap();
+        let written = |port| {
+            let record = LogRecord { upstream_local: Some(given), ..record(&[]) };
+            let format = if port { "%UPSTREAM_LOCAL_ADDRESS%" } else { "%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%" };
+            lines(LogFormat::Text(format.to_owned()), LogFilter::All, &record)
+        };
+        assert_eq!((written(true), written(false)), (address.to_owned(), given.ip().to_string()));
+    }
+}
+
+#[test]
 fn a_flag_filter_keeps_others_out() {
     let format = LogFormat::Text("%RESPONSE_CODE%\n".to_owned());
     assert_eq!(lines(format.clone(), LogFilter::Flags(ResponseFlags::NR), &record(&[])), "");
