@@ -1,10 +1,12 @@
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use http::Request;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use upstream::{Answer, Body, Cause, SendError, Version};
+use upstream::{Answer, Body, Cause, Http2Keepalive, SendError, Version};
 
 use crate::server::{self, until};
 use crate::{Client, worker};
@@ -100,6 +102,7 @@ const PREFACE: usize = 24;
 
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const PING: u8 = 6;
 const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
 /// Reads up to the first HEADERS frame and gives back its stream.
@@ -238,6 +241,52 @@ async fn what_is_given_up_is_reset_though_its_body_is_on_its_way() {
             };
             tokio::join!(serving, calling);
         }
+    })
+    .await;
+}
+
+/// A client that asks its server for a sign of life at short intervals.
+fn asking(address: SocketAddr, timeout: Duration) -> Client {
+    let interval = Duration::from_millis(5);
+    Client::new(address, Version::Http2, |c| {
+        c.http2_keepalive = Some(Http2Keepalive { interval, timeout, jitter_percent: 0 });
+    })
+}
+
+#[tokio::test]
+async fn a_server_without_a_sign_of_life_is_given_up() {
+    worker(async {
+        let (listener, server) = server::listen().await;
+        let client = asking(server.address, Duration::from_millis(20));
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            read_request(&mut stream).await;
+            read_frame(&mut stream, PING).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        let (failed, ()) = tokio::join!(client.get("/"), serving);
+        assert!(matches!(failed, Err(SendError { cause: Cause::Reset(_), .. })), "{failed:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_answers_pings_has_time() {
+    worker(async {
+        let (listener, server) = server::listen().await;
+        let client = asking(server.address, Duration::from_secs(600));
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let id = read_request(&mut stream).await;
+            for _ in 0..3 {
+                let (_, ping) = read_frame(&mut stream, PING).await;
+                stream.write_all(&frame(PING, 1, 0, &ping)).await.expect("the peer reads");
+            }
+            stream.write_all(&ok(id, true)).await.expect("the peer reads");
+            stream
+        };
+        let (answered, _open) = tokio::join!(client.get("/"), serving);
+        assert!(answered.is_ok(), "{answered:?}");
     })
     .await;
 }
