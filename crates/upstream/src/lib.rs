@@ -13,6 +13,7 @@ mod connect;
 mod copies;
 mod dns;
 mod error;
+mod fields;
 mod host;
 mod messages;
 mod names;
@@ -33,6 +34,7 @@ pub use config::{
 pub use connect::{Alpn, Connected, Transport, connect};
 pub use copies::CopyOut;
 pub use error::{AnswerError, Cause, SendError};
+pub use fields::remove_connection_fields;
 pub use host::{Host, HostStats, Outcome};
 pub use messages::Messages;
 pub use names::{NameError, Target};

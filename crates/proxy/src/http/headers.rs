@@ -20,11 +20,8 @@ pub(crate) static ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-o
 pub(crate) static EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 pub(crate) static PEER_METADATA: HeaderName = HeaderName::from_static("x-envoy-peer-metadata");
 pub(crate) static PEER_METADATA_ID: HeaderName = HeaderName::from_static("x-envoy-peer-metadata-id");
-static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Takes away what belongs to one hop (RFC 9110, 7.6.1), the headers that `connection` names included. `te: trailers`
-/// stays: gRPC needs it. HTTP/2 has no such fields: a message with one of them is malformed, and refused (RFC 9113, 8.2.2).
+/// Takes away what belongs to one hop (RFC 9110, 7.6.1), the headers that `connection` names included. HTTP/2 has no such fields: a message with one of them is malformed, and refused (RFC 9113, 8.2.2).
 pub(crate) fn remove_hop_by_hop(version: Version, headers: &mut HeaderMap) {
     if version == Version::HTTP_2 {
         return;
@@ -39,12 +36,7 @@ pub(crate) fn remove_hop_by_hop(version: Version, headers: &mut HeaderMap) {
             }
         }
     }
-    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &header::TRANSFER_ENCODING, &header::UPGRADE] {
-        headers.remove(name);
-    }
-    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
-        headers.remove(header::TE);
-    }
+    upstream::remove_connection_fields(headers);
 }
 
 /// What every request gets before anything is decided.

@@ -7,22 +7,13 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, HeaderName, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
 use crate::body::{Body, BodyError};
 use crate::error::{AnswerError, Cause, SendError};
-
-/// Fields that HTTP/2 must not carry (RFC 9113, 8.2.2), and `te`, which it may with one value.
-static OF_CONNECTIONS: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-];
+use crate::fields::remove_connection_fields;
 
 /// A request that got no answer.
 pub(super) struct Unanswered {
@@ -49,6 +40,7 @@ pub(super) async fn exchange(
         return Err(Unanswered::new(&error, Some(request)));
     }
     let (mut parts, body) = request.into_parts();
+    // A route may have set some.
     remove_connection_fields(&mut parts.headers);
     tell_length(&parts.method, &mut parts.headers, &body);
     let whole = body.is_end_stream();
@@ -57,16 +49,6 @@ pub(super) async fn exchange(
     let upload = if whole { None } else { Upload::begin(stream, body).await };
     let answer = answer.await.map_err(|error| Unanswered::new(&error, None))?;
     Ok(answer.map(|stream| StreamBody { stream, data_done: false, upload }))
-}
-
-/// A route may have set them.
-fn remove_connection_fields(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| OF_CONNECTIONS.contains(name)) {
-        let trailers = headers.get(header::TE).is_some_and(|te| te == "trailers");
-        OF_CONNECTIONS.iter().filter(|name| **name != header::TE || !trailers).for_each(|name| {
-            headers.remove(name);
-        });
-    }
 }
 
 /// The length of a body that is known, also of none where one is expected (RFC 9110, 8.6).
@@ -219,19 +201,6 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-
-    #[test]
-    fn what_belongs_to_a_connection_does_not_go_out() {
-        let mut headers = HeaderMap::new();
-        for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "x-own"] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
-        }
-        remove_connection_fields(&mut headers);
-        assert_eq!(headers.keys().collect::<Vec<_>>(), ["x-own"]);
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        remove_connection_fields(&mut headers);
-        assert_eq!(headers.len(), 2, "gRPC asks for trailers");
-    }
 
     #[test]
     fn a_known_length_is_told_where_it_means_something() {
