@@ -84,7 +84,8 @@ async fn an_ejected_host_comes_back() {
     let detection = "{consecutive5xxErrors: 1, interval: 0.2s, baseEjectionTime: 2s, maxEjectionPercent: 100}";
     let (world, bad) = web(Act::Status(500), 1, detection).await;
     world.tally(10, || get("web", "/")).await;
-    assert_eq!(bad.count(), 1);
+    // Envoy puts hosts aside on another thread, see above.
+    assert!((1..=if world.is_envoy() { 5 } else { 1 }).contains(&bad.count()), "{}", bad.count());
     bad.change(|_| Act::Echo);
     for _ in 0..500 {
         if world.send(get("web", "/")).await.server() == "bad" {
