@@ -27,6 +27,11 @@ pub(crate) fn limit(proto: Option<&envoy_api::Duration>) -> Option<Duration> {
     duration(proto).filter(|d| !d.is_zero())
 }
 
+/// The same, where a field that is not set has a default.
+pub(crate) fn limit_or(proto: Option<&envoy_api::Duration>, default: Option<Duration>) -> Option<Duration> {
+    if proto.is_none() { default } else { limit(proto) }
+}
+
 /// Where a host or a listener is: a socket address, or the path of a Unix socket.
 pub(crate) fn host_address(proto: Option<&core::Address>) -> Result<upstream::Address> {
     let Some(core::address::Address::Pipe(pipe)) = proto.and_then(|a| a.address.as_ref()) else {

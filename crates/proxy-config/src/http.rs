@@ -21,7 +21,7 @@ use telemetry::AccessLog;
 use upstream::NameLimits;
 
 use crate::access_log;
-use crate::common::{kind, limit, unpack};
+use crate::common::{kind, limit, limit_or, unpack};
 use crate::context::{Context, Refusal, Result, RouteSlot, Under};
 use crate::jwt;
 use crate::names;
@@ -173,14 +173,8 @@ pub(crate) fn compile(proto: &proto::HttpConnectionManager, context: &Context) -
         stats: false,
         max_head: proto.max_request_headers_kb.map_or(60, |v| v.value) as usize * 1024,
         proxy_continue: proto.proxy_100_continue,
-        stream_idle: match proto.stream_idle_timeout {
-            None => Some(STREAM_IDLE),
-            given => limit(given.as_ref()),
-        },
-        delayed_close: match proto.delayed_close_timeout {
-            None => Some(DELAYED_CLOSE),
-            given => limit(given.as_ref()),
-        },
+        stream_idle: limit_or(proto.stream_idle_timeout.as_ref(), Some(STREAM_IDLE)),
+        delayed_close: limit_or(proto.delayed_close_timeout.as_ref(), Some(DELAYED_CLOSE)),
         preserve_case: protocol::http1(proto.http_protocol_options.as_ref()).under("http_protocol_options")?,
         common: protocol::common(proto.common_http_protocol_options.as_ref()).under("common_http_protocol_options")?,
         tracing: match &proto.tracing {

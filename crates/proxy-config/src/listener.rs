@@ -19,7 +19,7 @@ use telemetry::AccessLog;
 use upstream::{Address, ClusterSlot, NameLimits};
 
 use crate::access_log;
-use crate::common::{cidr, duration, host_address, kind, limit, unpack};
+use crate::common::{cidr, duration, host_address, kind, limit, limit_or, unpack};
 use crate::context::{ConfigError, Context, Refusal, Result, Under};
 use crate::http::{self, HttpManager, RouteSource, extension};
 use crate::names;
@@ -188,10 +188,7 @@ fn compile(proto: &proto::Listener, context: &Context) -> Result<Listener> {
         inbound: proto.traffic_direction() == TrafficDirection::Inbound,
         inspect_tls: None,
         inspect_http: None,
-        inspect_timeout: match proto.listener_filters_timeout {
-            None => Some(Duration::from_secs(15)),
-            given => limit(given.as_ref()),
-        },
+        inspect_timeout: limit_or(proto.listener_filters_timeout.as_ref(), Some(Duration::from_secs(15))),
         inspect_continue: proto.continue_on_listener_filters_timeout,
         chains: Vec::new(),
         default_chain: None,
@@ -392,11 +389,8 @@ fn tcp_proxy(proto: &tcp::TcpProxy, context: &Context) -> Result<TcpProxy> {
         stat_prefix: proto.stat_prefix.as_str().into(),
         total_weight: clusters.iter().map(|c| c.weight).sum(),
         clusters,
-        idle_timeout: match proto.idle_timeout {
-            // Envoy's default; zero turns it off.
-            None => Some(Duration::from_secs(3600)),
-            given => limit(given.as_ref()),
-        },
+        // Envoy's default; zero turns it off.
+        idle_timeout: limit_or(proto.idle_timeout.as_ref(), Some(Duration::from_secs(3600))),
         names: None,
         tunnel: proto.tunneling_config.as_ref().map(tunnel).transpose().under("tunneling_config")?,
         hashes_source: !proto.hash_policy.is_empty(),

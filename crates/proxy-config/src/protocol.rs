@@ -9,7 +9,7 @@ use envoy_api::envoy::extensions::http::header_formatters::preserve_case::v3::Pr
 
 use upstream::Http2Keepalive;
 
-use crate::common::{duration, kind, limit, unpack};
+use crate::common::{duration, kind, limit, limit_or, unpack};
 use crate::context::{Refusal, Result, Under};
 
 /// What becomes of headers with an underscore in their name.
@@ -152,10 +152,7 @@ pub(crate) fn common(proto: Option<&core::HttpProtocolOptions>) -> Result<Common
         ("max_requests_per_connection", proto.max_requests_per_connection.is_some_and(|v| v.value > 0)),
     ])?;
     Ok(Common {
-        idle_timeout: match proto.idle_timeout {
-            None => default.idle_timeout,
-            given => limit(given.as_ref()),
-        },
+        idle_timeout: limit_or(proto.idle_timeout.as_ref(), default.idle_timeout),
         max_duration: limit(proto.max_connection_duration.as_ref()),
         max_headers: proto.max_headers_count.map_or(default.max_headers, |v| (v.value as usize).clamp(1, 8192)),
         underscores: match proto.headers_with_underscores_action() {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -212,11 +212,14 @@ impl http_body::Body for Body {
 
 /// The next frame that tells something. Empty ones in between are passed over: Envoy takes several of them, of all streams
 /// together, for an attack and ends the connection (`max_consecutive_inbound_frames_with_empty_payload`, 1 by default).
-fn poll_telling(incoming: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+fn poll_telling<B>(body: &mut B, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
     loop {
-        let polled = http_body::Body::poll_frame(Pin::new(&mut *incoming), cx);
+        let polled = Pin::new(&mut *body).poll_frame(cx);
         match &polled {
-            Poll::Ready(Some(Ok(frame))) if is_empty(frame) && !http_body::Body::is_end_stream(incoming) => {}
+            Poll::Ready(Some(Ok(frame))) if is_empty(frame) && !body.is_end_stream() => {}
             _ => return polled,
         }
     }
@@ -237,27 +240,31 @@ pub(crate) enum AnswerBody {
     Http2(StreamBody),
 }
 
-impl AnswerBody {
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        match self.get_mut() {
+            Self::Http1(incoming) => {
+                let polled = Pin::new(incoming).poll_frame(cx);
+                polled.map(|frame| frame.map(|frame| frame.map_err(AnswerError::Http1)))
+            }
+            Self::Http2(stream) => stream.poll_frame(cx),
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Http1(incoming) => http_body::Body::is_end_stream(incoming),
+            Self::Http1(incoming) => incoming.is_end_stream(),
             Self::Http2(stream) => stream.is_end_stream(),
         }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        loop {
-            let polled = match self {
-                Self::Http1(incoming) => {
-                    let polled = http_body::Body::poll_frame(Pin::new(incoming), cx);
-                    polled.map(|frame| frame.map(|frame| frame.map_err(AnswerError::Http1)))
-                }
-                Self::Http2(stream) => stream.poll_frame(cx),
-            };
-            match &polled {
-                Poll::Ready(Some(Ok(frame))) if is_empty(frame) && !self.is_end_stream() => {}
-                _ => return polled,
-            }
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(incoming) => incoming.size_hint(),
+            Self::Http2(stream) => stream.size_hint(),
         }
     }
 }
@@ -292,7 +299,7 @@ impl http_body::Body for UpstreamBody {
     type Error = AnswerError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        let polled = self.answer.poll_frame(cx);
+        let polled = poll_telling(&mut self.answer, cx);
         match &polled {
             Poll::Ready(None) => self.finish(),
             Poll::Ready(Some(Ok(_))) if self.answer.is_end_stream() => self.finish(),
@@ -306,9 +313,6 @@ impl http_body::Body for UpstreamBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.answer {
-            AnswerBody::Http1(incoming) => http_body::Body::size_hint(incoming),
-            AnswerBody::Http2(stream) => stream.size_hint(),
-        }
+        self.answer.size_hint()
     }
 }

@@ -48,7 +48,7 @@ pub(crate) async fn refresh(cluster: &Cluster, resolver: &Resolver) {
     let Discovery::Dns(targets) = &cluster.config.discovery else { return };
     if is_due(cluster) && cluster.called.swap(false, Relaxed) {
         let mut answers = cluster.answers.lock().await;
-        Box::pin(resolve(cluster, targets, &mut answers, resolver)).await;
+        resolve(cluster, targets, &mut answers, resolver).await;
     }
 }
 

@@ -21,7 +21,8 @@ pub(crate) static EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envo
 pub(crate) static PEER_METADATA: HeaderName = HeaderName::from_static("x-envoy-peer-metadata");
 pub(crate) static PEER_METADATA_ID: HeaderName = HeaderName::from_static("x-envoy-peer-metadata-id");
 
-/// Takes away what belongs to one hop (RFC 9110, 7.6.1), the headers that `connection` names included. HTTP/2 has no such fields: a message with one of them is malformed, and refused (RFC 9113, 8.2.2).
+/// Takes away what belongs to one hop (RFC 9110, 7.6.1), the headers that `connection` names included. HTTP/2 has no such
+/// fields: a message with one of them is malformed, and refused (RFC 9113, 8.2.2).
 pub(crate) fn remove_hop_by_hop(version: Version, headers: &mut HeaderMap) {
     if version == Version::HTTP_2 {
         return;

@@ -163,13 +163,7 @@ pub(crate) struct StreamBody {
 
 impl StreamBody {
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        let polled = self.poll_stream(cx).map(|frame| frame.map(|frame| frame.map_err(AnswerError::Http2)));
-        if let Poll::Ready(ended) = &polled
-            && (ended.is_none() || self.is_end_stream())
-        {
-            self.upload.take().into_iter().for_each(Upload::leave);
-        }
-        polled
+        self.poll_stream(cx).map(|frame| frame.map(|frame| frame.map_err(AnswerError::Http2)))
     }
 
     fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
@@ -193,6 +187,14 @@ impl StreamBody {
 
     pub(crate) fn size_hint(&self) -> SizeHint {
         if self.is_end_stream() { SizeHint::with_exact(0) } else { SizeHint::default() }
+    }
+}
+
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        if let Some(upload) = self.upload.take_if(|_| self.stream.is_end_stream()) {
+            upload.leave();
+        }
     }
 }
 

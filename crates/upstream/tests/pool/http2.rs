@@ -100,6 +100,7 @@ async fn who_waited_for_a_dial_fails_with_it() {
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 const PREFACE: usize = 24;
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const PING: u8 = 6;
@@ -111,6 +112,13 @@ async fn read_request(stream: &mut TcpStream) -> u32 {
     stream.read_exact(&mut preface).await.expect("the preface");
     stream.write_all(SETTINGS).await.expect("the peer reads");
     read_frame(stream, HEADERS).await.0
+}
+
+/// Accepts a connection and reads its first request: the connection, and the request's stream.
+async fn accept(listener: &TcpListener) -> (TcpStream, u32) {
+    let (mut stream, _) = listener.accept().await.expect("a connection");
+    let id = read_request(&mut stream).await;
+    (stream, id)
 }
 
 /// Reads up to the next frame of a kind and gives back its stream and its payload.
@@ -143,8 +151,7 @@ async fn answering(frame: impl FnOnce(u32) -> Vec<u8> + 'static) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback can be bound");
     let address = listener.local_addr().expect("it is bound");
     tokio::task::spawn_local(async move {
-        let (mut stream, _) = listener.accept().await.expect("a connection");
-        let id = read_request(&mut stream).await;
+        let (mut stream, id) = accept(&listener).await;
         stream.write_all(&frame(id)).await.expect("the peer reads");
         let _ = stream.read_to_end(&mut Vec::new()).await;
     });
@@ -200,7 +207,7 @@ async fn an_answer_that_was_reset_is_never_whole() {
     worker(async {
         for code in [0, 8] {
             let client = answering(move |id| {
-                [ok(id, false), frame(0, 0, id, b"ab"), frame(RST_STREAM, 0, id, &[0, 0, 0, code])].concat()
+                [ok(id, false), frame(DATA, 0, id, b"ab"), frame(RST_STREAM, 0, id, &[0, 0, 0, code])].concat()
             })
             .await;
             let body = client.send("/").await.expect("a head").response.into_body();
@@ -211,9 +218,9 @@ async fn an_answer_that_was_reset_is_never_whole() {
     .await;
 }
 
-/// A request whose body is never there.
-async fn upload(client: &Client) -> Result<Box<Answer>, SendError> {
-    let body = Body::Full("never".into()).after(std::future::pending());
+/// A request whose body is there only after an event.
+async fn upload(client: &Client, event: impl Future<Output = ()> + 'static) -> Result<Box<Answer>, SendError> {
+    let body = Body::Full("late".into()).after(event);
     let request = Request::post("http://a/").header("host", "a").body(body).expect("a request");
     client.pools.send(&client.cluster, &client.host, Box::new(request), client.options).await
 }
@@ -225,8 +232,7 @@ async fn what_is_given_up_is_reset_though_its_body_is_on_its_way() {
             let (listener, server) = server::listen().await;
             let client = Client::new(server.address, Version::Http2, |_| ());
             let serving = async {
-                let (mut stream, _) = listener.accept().await.expect("a connection");
-                let id = read_request(&mut stream).await;
+                let (mut stream, id) = accept(&listener).await;
                 server.requests.set(1);
                 if answered {
                     stream.write_all(&ok(id, false)).await.expect("the peer reads");
@@ -235,12 +241,33 @@ async fn what_is_given_up_is_reset_though_its_body_is_on_its_way() {
             };
             let calling = async {
                 tokio::select! {
-                    answer = upload(&client) => drop(answer.expect("a head")),
+                    answer = upload(&client, std::future::pending()) => drop(answer.expect("a head")),
                     () = async { until(|| !answered && server.requests.get() == 1).await } => {}
                 }
             };
             tokio::join!(serving, calling);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_goes_on_its_way_when_the_answer_has_ended_first() {
+    worker(async {
+        let (listener, server) = server::listen().await;
+        let client = Client::new(server.address, Version::Http2, |_| ());
+        let (gone, event) = tokio::sync::oneshot::channel::<()>();
+        let serving = async {
+            let (mut stream, id) = accept(&listener).await;
+            stream.write_all(&ok(id, true)).await.expect("the peer reads");
+            let body = tokio::time::timeout(Duration::from_secs(10), read_frame(&mut stream, DATA)).await;
+            assert_eq!(body.expect("the body comes"), (id, b"late".to_vec()));
+        };
+        let calling = async {
+            drop(upload(&client, async { drop(event.await) }).await.expect("an answer without a body"));
+            gone.send(()).expect("the body waits");
+        };
+        tokio::join!(serving, calling);
     })
     .await;
 }
@@ -259,8 +286,7 @@ async fn a_server_without_a_sign_of_life_is_given_up() {
         let (listener, server) = server::listen().await;
         let client = asking(server.address, Duration::from_millis(20));
         let serving = async {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
-            read_request(&mut stream).await;
+            let (mut stream, _) = accept(&listener).await;
             read_frame(&mut stream, PING).await;
             let _ = stream.read_to_end(&mut Vec::new()).await;
         };
@@ -276,8 +302,7 @@ async fn a_server_that_answers_pings_has_time() {
         let (listener, server) = server::listen().await;
         let client = asking(server.address, Duration::from_secs(600));
         let serving = async {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
-            let id = read_request(&mut stream).await;
+            let (mut stream, id) = accept(&listener).await;
             for _ in 0..3 {
                 let (_, ping) = read_frame(&mut stream, PING).await;
                 stream.write_all(&frame(PING, 1, 0, &ping)).await.expect("the peer reads");
