@@ -36,7 +36,7 @@ pub(crate) struct Translator {
 /// A connected proxy.
 #[derive(Debug)]
 pub(crate) struct Client {
-    proxy: Proxy,
+    proxy: Arc<Proxy>,
     /// It has proved to be what its node says.
     proved: bool,
 }
@@ -59,7 +59,7 @@ impl Generator for Translator {
                 return Err(Status::permission_denied(format!("{caller} may not connect as a proxy of {says}")));
             }
         }
-        let client = Client { proxy, proved };
+        let client = Client { proxy: Arc::new(proxy), proved };
         if self.snapshot.read().named_secrets().iter().any(|(namespace, _)| *namespace == client.proxy.namespace) {
             // The answer is there when the proxy asks for the first of them.
             self.may_have_keys(&client);
@@ -89,16 +89,19 @@ impl Generator for Translator {
 
     fn generate(&self, client: &Client, kind: &str, wanted: &Wanted) -> Answer {
         let snapshot = self.snapshot.read().clone();
-        let part = match kind {
-            types::CLUSTER => Part::Clusters,
-            types::ENDPOINT => Part::Endpoints,
-            types::LISTENER => Part::Listeners,
-            types::ROUTE => Part::Routes,
-            types::NAME_TABLE => Part::NameTable,
+        let replicas =
+            || matches!(wanted, Wanted::Names(names) if names.iter().any(|name| name == pilot::names::LOCAL_CLUSTER));
+        let parts: &[Part] = match kind {
+            types::CLUSTER => &[Part::CalledClusters, Part::OwnClusters],
+            types::ENDPOINT if replicas() => &[Part::CalledEndpoints, Part::Replicas],
+            types::ENDPOINT => &[Part::CalledEndpoints],
+            types::LISTENER => &[Part::Listeners],
+            types::ROUTE => &[Part::CalledRoutes],
+            types::NAME_TABLE => &[Part::CalledNames],
             types::SECRET => return self.secrets(&snapshot, client, wanted),
             _ => return Answer::default(),
         };
-        self.translated.answer(&snapshot, &client.proxy, part, wanted)
+        self.translated.answer(&snapshot, &client.proxy, parts, wanted)
     }
 }
 

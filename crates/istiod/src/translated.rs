@@ -2,14 +2,15 @@
 //! same time; of a change only what it touches is translated again, and what is equal is kept once for all.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher as _, RandomState};
-use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use mesh::{Changes, Snapshot};
 use parking_lot::Mutex;
 use pilot::{Outlook, Part, Proxy, Touched, touched};
 use xds::{Answer, Resource, Wanted};
+
+use known::Known;
 
 /// Places of resources that are kept at most: a pointer each, beside the resources, which answers share.
 const MOST: usize = 2_000_000;
@@ -21,9 +22,52 @@ const REMEMBERED: u64 = 32;
 struct Question {
     part: Part,
     wanted: Wanted,
-    outlook: Outlook,
-    /// For what is about the proxy's own address.
-    of: Option<(String, IpAddr)>,
+    asking: Asking,
+}
+
+/// For whom a part is translated: it is given nothing else.
+#[derive(Clone, Debug, Eq)]
+enum Asking {
+    /// One proxy.
+    Itself(Arc<Proxy>),
+    /// All proxies of an outlook.
+    Alike(Outlook),
+}
+
+impl Asking {
+    fn of(snapshot: &Snapshot, proxy: &Arc<Proxy>, part: Part) -> Self {
+        match part {
+            Part::OwnClusters | Part::Replicas | Part::Listeners => Self::Itself(proxy.clone()),
+            Part::CalledClusters | Part::CalledEndpoints => Self::Alike(Outlook::of_places(snapshot, proxy)),
+            Part::CalledRoutes | Part::CalledNames => Self::Alike(Outlook::of_names(snapshot, proxy)),
+        }
+    }
+
+    fn proxy(&self) -> &Proxy {
+        match self {
+            Self::Itself(proxy) => proxy,
+            Self::Alike(outlook) => outlook,
+        }
+    }
+}
+
+impl PartialEq for Asking {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Itself(a), Self::Itself(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Self::Alike(a), Self::Alike(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Hash for Asking {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Itself(proxy) => proxy.id.hash(state),
+            Self::Alike(outlook) => outlook.hash(state),
+        }
+    }
 }
 
 /// Translations of the snapshot in force.
@@ -38,13 +82,6 @@ struct Answers {
     /// Places in all of them.
     count: usize,
     known: Known,
-}
-
-/// Resources that are in use, so that equal ones are one.
-#[derive(Default)]
-struct Known {
-    hasher: RandomState,
-    all: HashMap<u64, Weak<Resource>>,
 }
 
 impl Translated {
@@ -75,30 +112,30 @@ impl Translated {
         let oldest = answers.age.saturating_sub(REMEMBERED);
         answers.made.retain(|_, (age, _)| *age >= oldest);
         answers.count = answers.made.values().map(|(_, answer)| answer.len()).sum();
-        answers.known.all.retain(|_, resource| resource.strong_count() > 0);
+        answers.known.forget_unused();
     }
 
-    /// What a proxy is sent of a part of a snapshot.
-    pub(crate) fn answer(&self, snapshot: &Snapshot, proxy: &Proxy, part: Part, wanted: &Wanted) -> Answer {
-        let own = matches!(part, Part::Listeners | Part::NameTable);
-        let question = Question {
-            part,
-            wanted: wanted.clone(),
-            outlook: Outlook::of(snapshot, proxy),
-            of: own.then(|| (proxy.id.clone(), proxy.ip)),
-        };
+    /// What a proxy is sent of some parts of a snapshot, which are of one kind.
+    pub(crate) fn answer(&self, snapshot: &Snapshot, proxy: &Arc<Proxy>, parts: &[Part], wanted: &Wanted) -> Answer {
+        let mut answers = parts.iter().map(|part| self.part(snapshot, proxy, *part, wanted)).filter(|a| !a.is_empty());
+        let first = answers.next().unwrap_or_default();
+        answers.fold(first, |sum, next| self.0.lock().known.joined(&sum, &next))
+    }
+
+    fn part(&self, snapshot: &Snapshot, proxy: &Arc<Proxy>, part: Part, wanted: &Wanted) -> Answer {
+        let question = Question { part, wanted: wanted.clone(), asking: Asking::of(snapshot, proxy, part) };
         let (age, former) = {
             let answers = self.0.lock();
             if !answers.now.is_same(snapshot) {
                 // Another came into force while this was asked.
                 drop(answers);
-                return shared(translate(snapshot, proxy, part, wanted));
+                return shared(translate(snapshot, &question));
             }
             (answers.age, answers.former(&question))
         };
         let answer = match &former {
-            Some((changes, former)) => renewed(changes, former, snapshot, proxy, part, wanted),
-            None => shared(translate(snapshot, proxy, part, wanted)),
+            Some((changes, former)) => renewed(changes, former, snapshot, &question),
+            None => shared(translate(snapshot, &question)),
         };
         let mut answers = self.0.lock();
         if answers.age != age {
@@ -137,58 +174,23 @@ impl Answers {
     }
 }
 
-impl Known {
-    /// The answer with known resources in the places of equal ones; what the former answer has in its place is known.
-    fn share(&mut self, part: Part, answer: Answer, former: &Answer) -> Answer {
-        let mut other: Vec<(usize, Arc<Resource>)> = Vec::new();
-        for (index, resource) in answer.iter().enumerate() {
-            if former.get(index).is_some_and(|f| Arc::ptr_eq(f, resource)) {
-                continue;
-            }
-            let key = self.hasher.hash_one((part, &resource.name, &resource.version));
-            match self.all.get(&key).and_then(Weak::upgrade) {
-                Some(known) if Arc::ptr_eq(&known, resource) => {}
-                Some(known) if *known == **resource => other.push((index, known)),
-                _ => drop(self.all.insert(key, Arc::downgrade(resource))),
-            }
-        }
-        if other.is_empty() {
-            return answer;
-        }
-        let mut all = answer.to_vec();
-        for (index, known) in other {
-            if let Some(place) = all.get_mut(index) {
-                *place = known;
-            }
-        }
-        all.into()
-    }
-}
-
 /// The answer after `changes`, made of the former one; the very same where they touch nothing of it.
-fn renewed(
-    changes: &Changes,
-    former: &Answer,
-    snapshot: &Snapshot,
-    proxy: &Proxy,
-    part: Part,
-    wanted: &Wanted,
-) -> Answer {
-    let touched = touched(part, changes, snapshot, proxy);
-    let made = match (touched, part, wanted) {
+fn renewed(changes: &Changes, former: &Answer, snapshot: &Snapshot, question: &Question) -> Answer {
+    let touched = touched(question.part, changes, snapshot, question.asking.proxy());
+    let made = match (touched, question.part, &question.asking, &question.wanted) {
         (Touched::Nothing, ..) => return former.clone(),
-        (Touched::Hosts(hosts), Part::Clusters, _) => {
-            let made = pilot::clusters_of(snapshot, proxy, hosts);
+        (Touched::Hosts(hosts), Part::CalledClusters, Asking::Alike(outlook), _) => {
+            let made = pilot::called_clusters_of(snapshot, outlook, hosts);
             replaced(former, &touched, made.into_iter().map(resource).collect())
         }
-        (Touched::Hosts(_), Part::Endpoints, Wanted::Names(names)) => {
+        (Touched::Hosts(_), Part::CalledEndpoints, Asking::Alike(outlook), Wanted::Names(names)) => {
             let names: Vec<String> = names.iter().filter(|name| touched.has(name)).cloned().collect();
-            let made = pilot::endpoints(snapshot, proxy, &names);
+            let made = pilot::called_endpoints(snapshot, outlook, &names);
             replaced(former, &touched, made.into_iter().map(resource).collect())
         }
         _ => None,
     };
-    made.unwrap_or_else(|| like(former, translate(snapshot, proxy, part, wanted)))
+    made.unwrap_or_else(|| like(former, translate(snapshot, question)))
 }
 
 /// A former answer with other resources in the places of those that are touched; nothing when the names are not the same.
@@ -230,20 +232,26 @@ pub(crate) fn resource(made: pilot::Resource) -> Resource {
     Resource { name: made.name, version: made.version, body: made.body }
 }
 
-fn translate(snapshot: &Snapshot, proxy: &Proxy, part: Part, wanted: &Wanted) -> Vec<Resource> {
-    let names = match wanted {
+fn translate(snapshot: &Snapshot, question: &Question) -> Vec<Resource> {
+    let names = match &question.wanted {
         Wanted::Names(names) => &**names,
         Wanted::All => &[],
     };
-    let made = match part {
-        Part::Clusters => pilot::clusters(snapshot, proxy),
-        Part::Endpoints => pilot::endpoints(snapshot, proxy, names),
-        Part::Listeners => pilot::listeners(snapshot, proxy),
-        Part::Routes => pilot::routes(snapshot, proxy, names),
-        Part::NameTable => pilot::name_table(snapshot, proxy),
+    let made = match (question.part, &question.asking) {
+        (Part::CalledClusters, Asking::Alike(outlook)) => pilot::called_clusters(snapshot, outlook),
+        (Part::CalledEndpoints, Asking::Alike(outlook)) => pilot::called_endpoints(snapshot, outlook, names),
+        (Part::CalledRoutes, Asking::Alike(outlook)) => pilot::called_routes(snapshot, outlook, names),
+        (Part::CalledNames, Asking::Alike(outlook)) => pilot::called_names(snapshot, outlook),
+        (Part::OwnClusters, Asking::Itself(proxy)) => pilot::own_clusters(snapshot, proxy),
+        (Part::Replicas, Asking::Itself(proxy)) => pilot::replicas(snapshot, proxy).into_iter().collect(),
+        (Part::Listeners, Asking::Itself(proxy)) => pilot::listeners(snapshot, proxy),
+        // `Asking::of` pairs them otherwise.
+        _ => Vec::new(),
     };
     made.into_iter().map(resource).collect()
 }
+
+mod known;
 
 #[cfg(test)]
 mod tests;

@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use istio_api::Object;
-use istio_api::mesh::MeshConfig;
-use istio_api::networking::{
-    DestinationRule, LoadBalancerSettings, LocalityLbSetting, Subset, TrafficPolicy, ZoneAwareLbSetting,
-};
+use istio_api::networking::{DestinationRule, Subset, TrafficPolicy};
 use istio_api::security::{AuthorizationPolicy, PeerAuthentication, Selector};
 
-use crate::model::{Distribution, HOSTNAME, Service, exported};
+use crate::model::exported;
 use crate::workload::Workload;
 
 /// How a server takes connections.
@@ -66,31 +63,6 @@ impl Authorization {
         };
         list.push(policy.clone());
     }
-}
-
-/// Whether a service, a rule or the whole mesh ranks endpoints by the node of who calls.
-pub(crate) fn tells_nodes_apart<'a>(
-    mesh: &MeshConfig,
-    services: &[Arc<Service>],
-    rules: impl Iterator<Item = &'a Arc<MergedDestinationRule>>,
-) -> bool {
-    let named = |labels: &[String]| labels.iter().any(|label| label == HOSTNAME);
-    let by = |places: Option<&LocalityLbSetting>, zones: Option<&ZoneAwareLbSetting>| {
-        places.is_some_and(|s| named(&s.failover_priority)) || zones.is_some_and(|s| named(&s.failover_priority))
-    };
-    let balancer = |of: Option<&LoadBalancerSettings>| {
-        of.is_some_and(|of| by(of.locality_lb_setting.as_ref(), of.zone_aware_lb_setting.as_ref()))
-    };
-    let policy = |of: &TrafficPolicy| {
-        balancer(of.load_balancer.as_ref())
-            || of.port_level_settings.iter().any(|port| balancer(port.load_balancer.as_ref()))
-    };
-    let mut rules = rules.flat_map(|rule| {
-        rule.traffic_policy.iter().chain(rule.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref()))
-    });
-    services.iter().any(|service| service.distribution == Some(Distribution::SameNode))
-        || by(mesh.locality_lb_setting.as_ref(), mesh.zone_aware_lb_setting.as_ref())
-        || rules.any(policy)
 }
 
 fn empty(selector: Option<&Selector>) -> bool {

@@ -61,8 +61,7 @@ struct Inner {
     telemetries: Vec<Arc<Object<Telemetry>>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     slices: Slices,
-    /// Whether it matters to anybody on which node a caller is.
-    by_node: bool,
+    distinctions: Distinctions,
     /// A service without slices has no endpoints; else they are found by its selector.
     only_slices: bool,
 }
@@ -160,7 +159,7 @@ impl Snapshot {
             }
         }
         inner.rules = policy::merge(&rules, full_host);
-        inner.by_node = policy::tells_nodes_apart(&inner.mesh, &inner.services, inner.rules.values().flatten());
+        inner.distinctions = Distinctions::of(&inner);
         let named = credential::named(inner.rules.values().flatten());
         credentials.retain(|key, _| named.contains(key));
         Self(Arc::new(inner), Arc::default(), Arc::new(credentials))
@@ -222,11 +221,6 @@ impl Snapshot {
     /// Names of all declared namespaces.
     pub fn namespaces(&self) -> impl Iterator<Item = &String> {
         self.0.namespaces.keys()
-    }
-
-    /// Whether it matters to anybody on which node a caller is.
-    pub fn tells_nodes_apart(&self) -> bool {
-        self.0.by_node
     }
 
     /// All services.
@@ -507,9 +501,11 @@ fn oldest_first<T: Default>(objects: &mut [Arc<Object<T>>]) {
 }
 
 mod changes;
+mod distinctions;
 mod endpoints;
 
 pub use changes::Changes;
+use distinctions::Distinctions;
 
 #[cfg(test)]
 mod tests;

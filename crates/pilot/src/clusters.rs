@@ -11,40 +11,49 @@ use serde_json::{Value, json};
 
 use crate::locality::Preference;
 use crate::scope::{self, App, Application};
-use crate::{Proxy, Resource, endpoints, http, names, names_of_callers, sidecar, tls};
+use crate::{Outlook, Proxy, Resource, endpoints, http, names, names_of_callers, sidecar, tls};
 
 /// Callers bring the names: a type of cluster that is an extension's.
 const DYNAMIC: &str = "DYNAMIC_DNS";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// All clusters of a proxy: the fixed ones, its own ports, and what it may call.
+/// All clusters of a proxy: those of what it calls, and those of its own ports.
 pub fn clusters(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
-    let mut all = vec![black_hole(snapshot), passthrough(snapshot, proxy), inbound_passthrough(snapshot)];
-    if scope::names_unknown(snapshot, proxy) {
-        all.push(named(snapshot, proxy));
-    }
-    if let Some(workload) = scope::own_workload(snapshot, proxy) {
-        for port in scope::inbound_ports(snapshot, proxy, &workload) {
-            all.push(inbound(snapshot, &port));
-        }
-    }
-    for service in sidecar::reached(snapshot, proxy) {
-        for port in &service.ports {
-            outbound(snapshot, proxy, service, port, &mut all);
-        }
-    }
-    finished(proxy, all)
+    let mut all = called_clusters(snapshot, &Outlook::of_places(snapshot, proxy));
+    all.extend(own_clusters(snapshot, proxy));
+    all
 }
 
-/// Of the clusters of a proxy those that lead to some hosts.
-pub fn clusters_of(snapshot: &Snapshot, proxy: &Proxy, hosts: &BTreeSet<String>) -> Vec<Resource> {
-    let mut all = Vec::new();
-    for service in sidecar::reached(snapshot, proxy).into_iter().filter(|service| hosts.contains(&service.host)) {
+/// The fixed clusters, and those of what may be called.
+pub fn called_clusters(snapshot: &Snapshot, outlook: &Outlook) -> Vec<Resource> {
+    let mut all = vec![black_hole(snapshot), passthrough(snapshot, outlook), inbound_passthrough(snapshot)];
+    if scope::names_unknown(snapshot, outlook) {
+        all.push(named(snapshot, outlook));
+    }
+    for service in sidecar::reached(snapshot, outlook) {
         for port in &service.ports {
-            outbound(snapshot, proxy, service, port, &mut all);
+            outbound(snapshot, outlook, service, port, &mut all);
         }
     }
-    finished(proxy, all)
+    finished(outlook, all)
+}
+
+/// Of the clusters of what may be called those that lead to some hosts.
+pub fn called_clusters_of(snapshot: &Snapshot, outlook: &Outlook, hosts: &BTreeSet<String>) -> Vec<Resource> {
+    let mut all = Vec::new();
+    for service in sidecar::reached(snapshot, outlook).into_iter().filter(|service| hosts.contains(&service.host)) {
+        for port in &service.ports {
+            outbound(snapshot, outlook, service, port, &mut all);
+        }
+    }
+    finished(outlook, all)
+}
+
+/// The clusters of a proxy's own ports.
+pub fn own_clusters(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
+    let Some(workload) = scope::own_workload(snapshot, proxy) else { return Vec::new() };
+    let ports = scope::inbound_ports(snapshot, proxy, &workload);
+    finished(proxy, ports.iter().map(|port| inbound(snapshot, port)).collect())
 }
 
 fn finished(proxy: &Proxy, mut all: Vec<Value>) -> Vec<Resource> {
@@ -226,25 +235,25 @@ fn explicit_h2() -> Value {
 }
 
 /// The cluster of one service port, and those of its subsets.
-fn outbound(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: &ServicePort, all: &mut Vec<Value>) {
+fn outbound(snapshot: &Snapshot, outlook: &Outlook, service: &Service, port: &ServicePort, all: &mut Vec<Value>) {
     let app = scope::app(port);
     if app == App::Udp || service.external_name.is_some() {
         return;
     }
-    let rule = snapshot.destination_rule_for(&service.host, &proxy.namespace, &proxy.labels);
+    let rule = snapshot.destination_rule_for(&service.host, &outlook.namespace, &outlook.labels);
     let origin = rule.as_ref().map(|rule| policy::origin(rule));
     let selected = rule.as_ref().is_some_and(|rule| !rule.selector.is_empty());
     let subsets = rule.iter().flat_map(|rule| &rule.subsets).map(|subset| subset.name.as_str());
     for subset in std::iter::once("").chain(subsets) {
         let traffic = rule.as_ref().map(|rule| policy::effective(rule, subset, port.port)).unwrap_or_default();
         let (traffic, origin) = (&traffic, origin.as_deref());
-        all.push(Outbound { snapshot, proxy, service, port, app, subset, traffic, origin, selected }.cluster());
+        all.push(Outbound { snapshot, outlook, service, port, app, subset, traffic, origin, selected }.cluster());
     }
 }
 
 struct Outbound<'a> {
     snapshot: &'a Snapshot,
-    proxy: &'a Proxy,
+    outlook: &'a Outlook,
     service: &'a Service,
     port: &'a ServicePort,
     app: App,
@@ -268,7 +277,7 @@ impl Outbound<'_> {
         let preference = Preference::of(self.snapshot.mesh_config(), Some(self.traffic), self.service);
         out["commonLbConfig"] = balance::common_lb(self.traffic, &preference);
         out["metadata"] = self.metadata();
-        exchange_metadata(self.proxy, &mut out);
+        exchange_metadata(self.outlook, &mut out);
         balance::balance(self.traffic.load_balancer.as_ref(), kind == "ORIGINAL_DST" || kind == DYNAMIC, &mut out);
         if let Some(detection) = &self.traffic.outlier_detection {
             out["outlierDetection"] = policy::outlier(detection);
@@ -382,7 +391,7 @@ impl Outbound<'_> {
     /// ALPN of mesh mTLS. Istio's proxies choose it per request; a stock Envoy cannot, so the cluster says what it
     /// carries, which is what servers tell HTTP and TCP apart by.
     fn alpn(&self) -> Vec<&'static str> {
-        match (self.proxy.stock_envoy, self.app) {
+        match (self.outlook.stock_envoy, self.app) {
             (true, App::Http2) => vec!["istio-h2", "istio", "h2"],
             (true, App::Http1) => vec!["istio-http/1.1", "istio", "http/1.1"],
             (false, App::Http2) => vec!["istio-peer-exchange", "istio", "h2"],
@@ -420,7 +429,7 @@ impl Outbound<'_> {
                         "udpMaxQueries": 100
                     }
                 });
-                let assignment = endpoints::assignment(self.snapshot, self.proxy, name, false);
+                let assignment = endpoints::assignment(self.snapshot, self.outlook, name, false);
                 out["loadAssignment"] = assignment.unwrap_or_else(|| json!({"clusterName": name}));
             }
             DYNAMIC => {

@@ -7,53 +7,59 @@ use mesh::{Endpoint, Snapshot};
 use serde_json::{Value, json};
 
 use crate::locality::Preference;
-use crate::{Proxy, Resource, clusters, locality, names, scope};
+use crate::{Outlook, Proxy, Resource, clusters, locality, names, scope};
 
 /// The load assignments of the named clusters; a cluster that does not exist is left out.
 pub fn endpoints(snapshot: &Snapshot, proxy: &Proxy, wanted: &[String]) -> Vec<Resource> {
-    wanted
-        .iter()
-        .filter_map(|name| {
-            let mut json = match name.as_str() {
-                names::LOCAL_CLUSTER => replicas(snapshot, proxy),
-                name => assignment(snapshot, proxy, name, true)?,
-            };
-            json["@type"] = json!("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment");
-            Resource::from_json(name, json)
-        })
-        .collect()
+    let mut all = called_endpoints(snapshot, &Outlook::of_places(snapshot, proxy), wanted);
+    if wanted.iter().any(|name| name == names::LOCAL_CLUSTER) {
+        all.extend(replicas(snapshot, proxy));
+    }
+    all
+}
+
+/// The load assignments of the named clusters of what may be called.
+pub fn called_endpoints(snapshot: &Snapshot, outlook: &Outlook, wanted: &[String]) -> Vec<Resource> {
+    wanted.iter().filter_map(|name| finished(name, assignment(snapshot, outlook, name, true)?)).collect()
+}
+
+/// The load assignment of `local_cluster`: the replicas of the proxy's own workload in its region, as endpoints of the
+/// first of its services, under no rule: by where they are a proxy judges how many requests may stay in its zone. Those of
+/// another rollout are left out: only replicas of one can be expected to be called alike. A proxy that does not say that it
+/// knows them has none.
+pub fn replicas(snapshot: &Snapshot, proxy: &Proxy) -> Option<Resource> {
+    finished(names::LOCAL_CLUSTER, own_replicas(snapshot, proxy))
+}
+
+fn finished(name: &str, mut json: Value) -> Option<Resource> {
+    json["@type"] = json!("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment");
+    Resource::from_json(name, json)
 }
 
 /// One load assignment without its type; `health`: whether to say how each host is.
-pub(crate) fn assignment(snapshot: &Snapshot, proxy: &Proxy, name: &str, health: bool) -> Option<Value> {
+pub(crate) fn assignment(snapshot: &Snapshot, outlook: &Outlook, name: &str, health: bool) -> Option<Value> {
     let (port, subset, host) = names::parse_outbound(name)?;
-    let service = snapshot.service_for(host, &proxy.namespace)?;
+    let service = snapshot.service_for(host, &outlook.namespace)?;
     service.ports.iter().find(|p| p.port == port)?;
     let labels = if subset.is_empty() {
         BTreeMap::new()
     } else {
-        let rule = snapshot.destination_rule_for(host, &proxy.namespace, &proxy.labels)?;
+        let rule = snapshot.destination_rule_for(host, &outlook.namespace, &outlook.labels)?;
         rule.subsets.iter().find(|s| s.name == subset)?.labels.clone()
     };
     let candidates = snapshot.endpoints_of(service, port).into_iter().filter_map(|endpoint| {
         if !labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)) {
             return None;
         }
-        Some(candidate(endpoint, proxy, health))
+        Some(candidate(endpoint, outlook, health))
     });
-    let traffic = clusters::traffic(snapshot, proxy, host, subset, port);
-    let own = scope::own_workload(snapshot, proxy);
-    let here = scope::locality(snapshot, proxy, own.as_deref());
-    let node = own.as_ref().and_then(|own| own.node.as_deref());
-    let client = locality::Spot { locality: &here, labels: &proxy.labels, node };
+    let traffic = clusters::traffic(snapshot, outlook, host, subset, port);
+    let client = locality::Spot { locality: &outlook.locality, labels: &outlook.labels, node: outlook.node.as_deref() };
     let preference = Preference::of(snapshot.mesh_config(), traffic.as_ref(), service);
     Some(assigned(name, locality::groups(&preference, client, candidates.collect())))
 }
 
-/// The replicas of the proxy's own workload in its region, as endpoints of the first of its services, under no rule: by
-/// where they are a proxy judges how many requests may stay in its zone. Those of another rollout are left out: only
-/// replicas of one can be expected to be called alike. A proxy that does not say that it knows them has none.
-fn replicas(snapshot: &Snapshot, proxy: &Proxy) -> Value {
+fn own_replicas(snapshot: &Snapshot, proxy: &Proxy) -> Value {
     const ROLLOUTS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
     let own = scope::own_workload(snapshot, proxy).filter(|_| proxy.knows_replicas());
     let Some((own, (service, port))) = own.as_ref().and_then(|own| Some((own, scope::own_service(snapshot, own)?)))

@@ -3,10 +3,16 @@
 use mesh::{Service, Snapshot};
 use serde_json::{Map, Value, json};
 
-use crate::{Proxy, Resource, scope};
+use crate::{Outlook, Proxy, Resource, scope};
 
 /// The name table of a proxy, one resource.
 pub fn name_table(snapshot: &Snapshot, proxy: &Proxy) -> Vec<Resource> {
+    called_names(snapshot, &Outlook::of_names(snapshot, proxy))
+}
+
+/// The same, for all proxies of an outlook.
+pub fn called_names(snapshot: &Snapshot, outlook: &Outlook) -> Vec<Resource> {
+    let proxy: &Proxy = outlook;
     let mut table = Map::new();
     for service in scope::services(snapshot, proxy) {
         let mut addresses: Vec<String> = scope::vips(service, proxy).iter().map(ToString::to_string).collect();

@@ -1,6 +1,6 @@
 //! Who asks: the few facts about a proxy that decide what it is sent.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use envoy_api::envoy::config::core::v3::{Locality, Node};
@@ -16,7 +16,7 @@ pub enum Kind {
 }
 
 /// A connected proxy.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Proxy {
     /// The whole node id.
     pub id: String,
@@ -36,10 +36,12 @@ pub struct Proxy {
     pub service_account: String,
     /// Where it says to be, as `region/zone/subzone`; empty when it does not say.
     pub locality: String,
+    /// The Kubernetes node it says to be on.
+    pub node: Option<String>,
     /// Node metadata as JSON; read it through the methods.
     pub metadata: Value,
-    /// Names and type URLs of the extensions the proxy says it has; empty when it does not say.
-    pub extensions: HashSet<String>,
+    /// Names and type URLs of the extensions the proxy says it has; none when it does not say.
+    pub extensions: Option<BTreeSet<String>>,
     /// A list of extensions was given and Istio's own are not in it.
     pub stock_envoy: bool,
 }
@@ -93,13 +95,14 @@ impl Proxy {
         let ip = ip.parse().map_err(|_| NodeError::Ip { id: id.to_owned(), ip: (*ip).to_owned() })?;
         let (name, pod_namespace) = pod.rsplit_once('.').ok_or_else(|| NodeError::Id(id.to_owned()))?;
         let metadata = node.metadata.as_ref().map_or(Value::Null, envoy_api::struct_to_json);
-        let extensions: HashSet<String> = node
+        let extensions: BTreeSet<String> = node
             .extensions
             .iter()
             .flat_map(|e| std::iter::once(e.name.clone()).chain(e.type_urls.iter().cloned()))
             .filter(|name| !name.is_empty())
             .collect();
-        let stock_envoy = !extensions.is_empty() && !extensions.contains("istio.alpn");
+        let extensions = Some(extensions).filter(|all| !all.is_empty());
+        let stock_envoy = extensions.as_ref().is_some_and(|all| !all.contains("istio.alpn"));
         let text = |key: &str| metadata.get(key).and_then(Value::as_str).map(str::to_owned);
         if let Some(group) = text("AUTO_REGISTER_GROUP").filter(|group| !group.is_empty()) {
             return Err(NodeError::Registration { id: id.to_owned(), group });
@@ -117,6 +120,7 @@ impl Proxy {
             service_account: text("SERVICE_ACCOUNT").unwrap_or_else(|| "default".to_owned()),
             id: id.to_owned(),
             locality: node.locality.as_ref().map(place).unwrap_or_default(),
+            node: text("NODE_NAME"),
             metadata,
             extensions,
             stock_envoy,
@@ -140,7 +144,7 @@ impl Proxy {
 
     /// Whether the proxy has an extension, by name; a proxy that does not list its extensions has Istio's.
     pub fn has(&self, extension: &str) -> bool {
-        self.extensions.is_empty() || self.extensions.contains(extension)
+        self.extensions.as_ref().is_none_or(|all| all.contains(extension))
     }
 
     /// Whether it asks for its own replicas (`ISTIO_META_ENABLE_SELF_DISCOVERY`).

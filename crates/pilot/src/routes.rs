@@ -10,13 +10,19 @@ use mesh::{Service, Snapshot};
 use serde_json::{Value, json};
 
 use crate::sidecar::{self, Routed};
-use crate::{Proxy, Resource, clusters, names, scope};
+use crate::{Outlook, Proxy, Resource, clusters, names, scope};
 
 /// Istio's name of what is routed by the names that callers bring.
 const BY_NAME: &str = "allow_any_dynamic_dns";
 
 /// The route configurations of the given names; names that stand for nothing are left out.
 pub fn routes(snapshot: &Snapshot, proxy: &Proxy, wanted: &[String]) -> Vec<Resource> {
+    called_routes(snapshot, &Outlook::of_names(snapshot, proxy), wanted)
+}
+
+/// The same, for all proxies of an outlook.
+pub fn called_routes(snapshot: &Snapshot, outlook: &Outlook, wanted: &[String]) -> Vec<Resource> {
+    let proxy: &Proxy = outlook;
     wanted
         .iter()
         .filter_map(|name| {

@@ -10,11 +10,20 @@ use crate::{Proxy, names};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each is the function of that name")]
 pub enum Part {
-    Clusters,
-    Endpoints,
+    CalledClusters,
+    OwnClusters,
+    CalledEndpoints,
+    Replicas,
     Listeners,
-    Routes,
-    NameTable,
+    CalledRoutes,
+    CalledNames,
+}
+
+impl Part {
+    /// Whether it is about the proxy itself; all others are the same for all of an [`Outlook`](crate::Outlook).
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::OwnClusters | Self::Replicas | Self::Listeners)
+    }
 }
 
 /// What of a part must be made anew.
@@ -33,8 +42,6 @@ impl Touched<'_> {
     pub fn has(&self, cluster: &str) -> bool {
         match self {
             Self::Nothing => false,
-            // Few ask for their replicas; whether these are among the endpoints is seen when they are looked for.
-            Self::Hosts(_) if cluster == names::LOCAL_CLUSTER => true,
             Self::Hosts(hosts) => names::parse_outbound(cluster).is_some_and(|(_, _, host)| hosts.contains(host)),
             Self::Everything => true,
         }
@@ -44,23 +51,28 @@ impl Touched<'_> {
 /// What `changes`, which led to `snapshot`, touch of a part of a proxy.
 pub fn touched<'a>(part: Part, changes: &'a Changes, snapshot: &Snapshot, proxy: &Proxy) -> Touched<'a> {
     let own = |w: &mesh::Workload| (w.namespace == proxy.namespace && w.name == proxy.name) || w.ip == proxy.ip;
-    if changes.everything || changes.workloads.iter().any(|workload| own(workload)) {
+    if changes.everything || (part.is_own() && changes.workloads.iter().any(|workload| own(workload))) {
         return Touched::Everything;
     }
-    let hosts = if changes.endpoints.is_empty() { Touched::Nothing } else { Touched::Hosts(&changes.endpoints) };
+    let endpoints = !changes.endpoints.is_empty();
     // A headless service is called at the addresses of its pods.
     let headless = || {
         let mut services = snapshot.services().filter(|service| service.headless);
-        !changes.endpoints.is_empty() && services.any(|service| changes.endpoints.contains(&service.host))
+        endpoints && services.any(|service| changes.endpoints.contains(&service.host))
+    };
+    let everything = match part {
+        // With a Sidecar it matters where VirtualServices lead to.
+        Part::CalledClusters => changes.routing && snapshot.sidecars().next().is_some(),
+        Part::Replicas => endpoints,
+        Part::CalledRoutes => changes.routing,
+        Part::Listeners => changes.routing || changes.policies || headless(),
+        Part::CalledNames => headless(),
+        Part::OwnClusters | Part::CalledEndpoints => false,
     };
     match part {
-        // With a Sidecar it matters where VirtualServices lead to.
-        Part::Clusters if changes.routing && snapshot.sidecars().next().is_some() => Touched::Everything,
+        _ if everything => Touched::Everything,
         // Servers' names are in the clusters, and addresses where DNS finds them.
-        Part::Clusters | Part::Endpoints => hosts,
-        Part::Routes if changes.routing => Touched::Everything,
-        Part::Listeners if changes.routing || changes.policies || headless() => Touched::Everything,
-        Part::NameTable if headless() => Touched::Everything,
-        Part::Routes | Part::Listeners | Part::NameTable => Touched::Nothing,
+        Part::CalledClusters | Part::CalledEndpoints if endpoints => Touched::Hosts(&changes.endpoints),
+        _ => Touched::Nothing,
     }
 }

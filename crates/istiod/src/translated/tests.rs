@@ -6,7 +6,14 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const PARTS: [Part; 5] = [Part::Clusters, Part::Endpoints, Part::Listeners, Part::Routes, Part::NameTable];
+/// The parts of each kind of resource, as the generator puts them together.
+const KINDS: [&[Part]; 5] = [
+    &[Part::CalledClusters, Part::OwnClusters],
+    &[Part::CalledEndpoints, Part::Replicas],
+    &[Part::Listeners],
+    &[Part::CalledRoutes],
+    &[Part::CalledNames],
+];
 
 /// Objects by a name of their own.
 type World = BTreeMap<String, Value>;
@@ -78,17 +85,17 @@ fn routes(seconds: u64) -> Value {
     )
 }
 
-fn proxy(pod: &str, ip: &str, app: &str) -> Proxy {
+fn proxy(pod: &str, ip: &str, app: &str) -> Arc<Proxy> {
     let node: Node = envoy_api::message_from_json(json!({
         "id": format!("sidecar~{ip}~{pod}.shop~shop.svc.cluster.local"),
         "metadata": {"NAME": pod, "INSTANCE_IPS": ip, "NAMESPACE": "shop", "LABELS": {"app": app},
             "ENABLE_SELF_DISCOVERY": "true"},
     }))
     .unwrap();
-    Proxy::from_node(&node).unwrap()
+    Arc::new(Proxy::from_node(&node).unwrap())
 }
 
-fn proxies() -> [Proxy; 4] {
+fn proxies() -> [Arc<Proxy>; 4] {
     [
         proxy("pay-1", "10.0.3.1", "pay"),
         proxy("pay-2", "10.0.3.2", "pay"),
@@ -100,16 +107,33 @@ fn proxies() -> [Proxy; 4] {
 /// What a sidecar asks for: endpoints of all its clusters, of its replicas, and of one that does not exist.
 fn wanted(snapshot: &Snapshot, proxy: &Proxy, part: Part) -> Wanted {
     let mut names: Vec<String> = match part {
-        Part::Endpoints => {
+        Part::CalledEndpoints => {
             let all = pilot::clusters(snapshot, proxy).into_iter().map(|r| r.name);
             all.chain(["local_cluster".to_owned()]).collect()
         }
-        Part::Routes => vec!["80".to_owned(), "cart.shop.svc.cluster.local:80".to_owned()],
+        Part::CalledRoutes => vec!["80".to_owned(), "cart.shop.svc.cluster.local:80".to_owned()],
         _ => return Wanted::All,
     };
     names.push("outbound|80||nobody.shop.svc.cluster.local".to_owned());
     names.sort();
     Wanted::Names(names.into())
+}
+
+/// What a proxy would be sent that nothing was made for before.
+fn anew(snapshot: &Snapshot, proxy: &Proxy, part: Part, wanted: &Wanted) -> Vec<Resource> {
+    let Wanted::Names(names) = wanted else {
+        let made = match part {
+            Part::CalledClusters => pilot::clusters(snapshot, proxy),
+            Part::Listeners => pilot::listeners(snapshot, proxy),
+            _ => pilot::name_table(snapshot, proxy),
+        };
+        return made.into_iter().map(resource).collect();
+    };
+    let made = match part {
+        Part::CalledEndpoints => pilot::endpoints(snapshot, proxy, names),
+        _ => pilot::routes(snapshot, proxy, names),
+    };
+    made.into_iter().map(resource).collect()
 }
 
 /// One edit of many kinds.
@@ -179,15 +203,14 @@ fn after_any_edits_everything_is_as_if_it_were_made_anew() {
     let mut now = snapshot(&world);
     let translated = Translated::new(now.clone());
     let proxies = proxies();
-    let (mut kept, mut asked) = (BTreeMap::new(), 0);
+    let (mut answered, mut kept, mut asked) = (HashMap::new(), HashMap::new(), 0);
     for step in 0..120 {
         for proxy in &proxies {
             // Not everybody asks after every change.
-            for part in PARTS.into_iter().filter(|_| step < 2 || any(3) > 0) {
-                let wanted = wanted(&now, proxy, part);
-                let anew = translate(&now, proxy, part, &wanted);
-                let before = translated.0.lock().made.values().map(|(_, a)| a.clone()).collect::<Vec<_>>();
-                let answer = translated.answer(&now, proxy, part, &wanted);
+            for parts in KINDS.into_iter().filter(|_| step < 2 || any(3) > 0) {
+                let wanted = wanted(&now, proxy, parts[0]);
+                let anew = anew(&now, proxy, parts[0], &wanted);
+                let answer = translated.answer(&now, proxy, parts, &wanted);
                 let same = answer.len() == anew.len()
                     && answer.iter().zip(&anew).all(|(a, b)| (&a.name, &a.version) == (&b.name, &b.version));
                 let names = |all: &mut dyn Iterator<Item = &Resource>| {
@@ -195,14 +218,15 @@ fn after_any_edits_everything_is_as_if_it_were_made_anew() {
                 };
                 assert!(
                     same,
-                    "step {step}, {}, {part:?}: {:#?} is not {:#?}",
+                    "step {step}, {}, {parts:?}: {:#?} is not {:#?}",
                     proxy.id,
                     names(&mut answer.iter().map(|r| &**r)),
                     names(&mut anew.iter())
                 );
                 asked += 1;
-                if before.iter().any(|b| Arc::ptr_eq(b, &answer)) {
-                    *kept.entry(format!("{part:?}")).or_insert(0) += 1;
+                let last = answered.insert((proxy.id.clone(), parts), answer.clone());
+                if last.is_some_and(|last| Arc::ptr_eq(&last, &answer)) {
+                    *kept.entry(parts).or_insert(0) += 1;
                 }
             }
         }
@@ -210,10 +234,7 @@ fn after_any_edits_everything_is_as_if_it_were_made_anew() {
         now = snapshot(&world);
         translated.follow(&now);
     }
-    assert!(
-        asked > 800 && PARTS.iter().all(|p| kept.get(&format!("{p:?}")).is_some_and(|n| *n > 40)),
-        "{asked}: {kept:?}"
-    );
+    assert!(asked > 800 && KINDS.iter().all(|parts| kept.get(parts).is_some_and(|n| *n > 40)), "{asked}: {kept:?}");
 }
 
 #[test]
@@ -221,9 +242,9 @@ fn a_change_touches_what_it_is_about_and_nothing_else() {
     let mut world = world();
     let first = snapshot(&world);
     let translated = Translated::new(first.clone());
-    let [one, two, ..] = proxies();
-    let all = |snapshot: &Snapshot, proxy: &Proxy| {
-        PARTS.map(|part| translated.answer(snapshot, proxy, part, &wanted(&first, proxy, part)))
+    let [one, two, other, _] = proxies();
+    let all = |snapshot: &Snapshot, proxy: &Arc<Proxy>| {
+        KINDS.map(|parts| translated.answer(snapshot, proxy, parts, &wanted(&first, proxy, parts[0])))
     };
     let unlike = |a: &Answer, b: &Answer| -> Vec<String> {
         let pairs = a.iter().zip(b.iter()).filter(|(a, b)| !Arc::ptr_eq(a, b));
@@ -231,7 +252,12 @@ fn a_change_touches_what_it_is_about_and_nothing_else() {
     };
     let before = all(&first, &one);
     let replica = all(&first, &two);
-    assert!([0, 1, 3].iter().all(|&part| Arc::ptr_eq(&before[part], &replica[part])), "replicas share answers");
+    assert!([0, 1, 3, 4].iter().all(|&kind| Arc::ptr_eq(&before[kind], &replica[kind])), "replicas share answers");
+    let stranger = all(&first, &other);
+    assert!([3, 4].iter().all(|&kind| Arc::ptr_eq(&before[kind], &stranger[kind])), "others share routes and names");
+    let called = |answers: &[Answer; 5]| answers[0].iter().filter(|r| r.name.starts_with("outbound|")).count();
+    assert_eq!(called(&stranger), 3);
+    assert_eq!(unlike(&before[0], &stranger[0]), ["inbound|80||"], "and clusters but of their own ports");
 
     world.insert("slice cart".to_owned(), slice("cart", &[1, 3]));
     let second = snapshot(&world);

@@ -76,7 +76,7 @@ impl Snapshot {
             telemetries,
             namespaces,
             slices,
-            by_node: _,
+            distinctions: _,
             only_slices,
         } = &*former.0;
         let now = &*self.0;

@@ -218,9 +218,8 @@ fn replicas_are_those_of_one_rollout_in_one_region() {
     assert_eq!(priorities(&replicas(&world(""), &caller())), Vec::<Vec<u8>>::new());
     let silent = proxy("call-n1", "10.1.2.1", json!({"LABELS": {"app": "call"}}));
     assert_eq!(priorities(&replicas(&snapshot, &silent)), Vec::<Vec<u8>>::new());
-    // Those of one region see the same, others do not.
+    // Those of another region see others.
     let other = proxy("call-n4", "10.1.2.4", asking());
-    assert_ne!(Outlook::of(&snapshot, &caller()), Outlook::of(&snapshot, &other));
     assert_eq!(priorities(&replicas(&snapshot, &other)), [vec![4]]);
 }
 
@@ -229,9 +228,10 @@ fn replicas_are_looked_for_when_endpoints_change() {
     let before = world(CALL);
     let after = world(&format!("{CALL}{}", pod("call-n3", "call", "n3", "10.1.2.", "pod-template-hash: a")));
     let changes = after.changes_since(&before);
-    let touched = touched(Part::Endpoints, &changes, &after, &caller());
-    assert!(matches!(touched, Touched::Hosts(_)), "{touched:?}");
-    assert!(touched.has("local_cluster") && !touched.has(WEB));
+    let of = |part| touched(part, &changes, &after, &caller());
+    assert_eq!(of(Part::Replicas), Touched::Everything);
+    assert!(matches!(of(Part::CalledEndpoints), Touched::Hosts(_)) && !of(Part::CalledEndpoints).has(WEB));
+    assert_eq!(of(Part::OwnClusters), Touched::Nothing);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn nodes_matter_where_somebody_asks_for_them() {
     let other = proxy("call-n2", "10.1.2.2", asking());
     let same = |rules: &str| {
         let snapshot = world(&format!("{}{rules}", pod("call-n2", "call", "n2", "10.1.2.", "pod-template-hash: a")));
-        Outlook::of(&snapshot, &caller()) == Outlook::of(&snapshot, &other)
+        Outlook::of_places(&snapshot, &caller()) == Outlook::of_places(&snapshot, &other)
     };
     assert!(same("") && same(&distributed("PreferClose")));
     assert!(!same(&distributed("PreferSameNode")));
