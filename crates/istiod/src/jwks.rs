@@ -159,8 +159,6 @@ fn connector() -> Result<TlsConnector, String> {
 async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, uri: &Uri) -> Result<Fetched, String> {
     let wrong = |e: hyper::Error| e.to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(wrong)?;
-    // Ends with the answer; its errors are the request's, too.
-    tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
     let authority = uri.authority().map_or("", |a| a.as_str());
     let request = Request::get(path)
@@ -168,7 +166,10 @@ async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, 
         .header(header::USER_AGENT, "istiod")
         .body(Empty::<Bytes>::new())
         .map_err(|e| e.to_string())?;
-    let response = sender.send_request(request).await.map_err(wrong)?;
+    // What is sent to a connection just as another thread ends it may be lost without a word: it has the request first.
+    let response = sender.send_request(request);
+    tokio::spawn(connection);
+    let response = response.await.map_err(wrong)?;
     let status = response.status();
     if status.is_redirection() {
         let location = response.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());

@@ -31,15 +31,15 @@ enum Asking {
     /// One proxy.
     Itself(Arc<Proxy>),
     /// All proxies of an outlook.
-    Alike(Outlook),
+    Alike(Box<Outlook>),
 }
 
 impl Asking {
     fn of(snapshot: &Snapshot, proxy: &Arc<Proxy>, part: Part) -> Self {
         match part {
             Part::OwnClusters | Part::Replicas | Part::Listeners => Self::Itself(proxy.clone()),
-            Part::CalledClusters | Part::CalledEndpoints => Self::Alike(Outlook::of_places(snapshot, proxy)),
-            Part::CalledRoutes | Part::CalledNames => Self::Alike(Outlook::of_names(snapshot, proxy)),
+            Part::CalledClusters | Part::CalledEndpoints => Self::Alike(Box::new(Outlook::of_places(snapshot, proxy))),
+            Part::CalledRoutes | Part::CalledNames => Self::Alike(Box::new(Outlook::of_names(snapshot, proxy))),
         }
     }
 

@@ -70,10 +70,12 @@ impl Cluster {
             hyper::client::conn::http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
                 .await
                 .map_err(|e| broken(&e))?;
-        let driver = tokio::spawn(connection);
         let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         let request = request.body(Full::from(content.to_owned())).map_err(|e| broken(&e))?;
-        let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+        // What is sent to a connection just as another thread ends it may be lost without a word: it has the request first.
+        let response = sender.send_request(request);
+        let driver = tokio::spawn(connection);
+        let response = response.await.map_err(|e| broken(&e))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_PAGE).collect().await.map_err(|e| broken(&e))?;
         driver.abort();

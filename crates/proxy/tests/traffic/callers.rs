@@ -58,7 +58,7 @@ async fn open(at: SocketAddr, protocol: &str, application: &str, more: &str) -> 
     world
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_sidecar_opens_ports_of_its_own() {
     let server = Server::echo("web").await;
     let at = place();
@@ -121,9 +121,10 @@ impl Client<'_> {
         let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await else {
             return false;
         };
-        tokio::spawn(connection);
         let request = get("web", "/").body(Full::new(Bytes::new())).expect("a request");
-        match sender.send_request(request).await {
+        let answer = sender.send_request(request);
+        tokio::spawn(connection);
+        match answer.await {
             Ok(answer) => read(answer).await.server() == "web",
             Err(_) => false,
         }
@@ -135,7 +136,7 @@ fn tls(of: &Authority, more: &str) -> String {
     format!(", tls: {{serverCertificate: {certificate}, privateKey: {key}, {more}}}")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn tls_of_callers_ends_at_the_sidecar() {
     let ours = Authority::new();
     let server = Server::echo("web").await;
@@ -169,7 +170,7 @@ async fn tls_of_callers_ends_at_the_sidecar() {
     assert_eq!(&back, b"db\nping");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn callers_show_certificates_that_count() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     ours.issue("old", "client.example", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
@@ -204,7 +205,7 @@ async fn callers_show_certificates_that_count() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn versions_and_suites_of_callers_have_limits() {
     let ours = Authority::new();
     let server = Server::echo("web").await;
@@ -225,7 +226,7 @@ async fn versions_and_suites_of_callers_have_limits() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_certificate_that_is_not_there_serves_nobody() {
     let ours = Authority::new();
     let server = Server::echo("web").await;

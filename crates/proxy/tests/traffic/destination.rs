@@ -19,7 +19,7 @@ fn least(tally: &HashMap<String, usize>) -> usize {
     tally.values().copied().min().unwrap_or(0)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn simple_balancing() {
     let (world, _) = three("{loadBalancer: {simple: ROUND_ROBIN}}").await;
     let tally = world.tally(30, || get("web", "/")).await;
@@ -31,7 +31,7 @@ async fn simple_balancing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn least_request_avoids_the_busy() {
     let (world, servers) = three("{loadBalancer: {simple: LEAST_REQUEST}}").await;
     servers[0].change(|seen| if seen.path == "/slow" { Act::Late(Duration::from_secs(600)) } else { Act::Echo });
@@ -67,7 +67,7 @@ pub async fn join_all<F: Future>(all: Vec<F>) -> Vec<F::Output> {
     done.into_iter().flatten().collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn consistent_hashing() {
     for policy in [
         "{loadBalancer: {consistentHash: {httpHeaderName: x-user}}}",
@@ -95,7 +95,7 @@ async fn consistent_hashing() {
     assert_eq!(world.tally(20, || get("web", "/")).await.len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_cookie_is_made() {
     let policy = "{loadBalancer: {consistentHash: {httpCookie: {name: user, path: /p, ttl: 60s, attributes: [{name: SameSite, value: Lax}]}}}}";
     let (world, _) = three(policy).await;
@@ -110,7 +110,7 @@ async fn a_cookie_is_made() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn subsets_ports_and_inheritance() {
     let (a, b) = (Server::echo("a").await, Server::echo("b").await);
     let mut mesh = Mesh::new();
@@ -143,7 +143,7 @@ async fn subsets_ports_and_inheritance() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn whose_rule_counts() {
     let hash = "trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}";
     let rule = |name: &str, namespace: &str, rest: &str| {
@@ -185,7 +185,7 @@ async fn whose_rule_counts() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn rules_of_one_host_are_merged() {
     let (a, b) = (Server::echo("a").await, Server::echo("b").await);
     let mut mesh = Mesh::new();
@@ -205,7 +205,7 @@ async fn rules_of_one_host_are_merged() {
 }
 
 /// That a new host's share grows is shown with a paused clock, in `upstream`; here both are new, and so are equal.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn hosts_are_warmed_up() {
     for policy in [
         "{loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 3600s, minimumPercent: 20, aggression: 2.0}}}",

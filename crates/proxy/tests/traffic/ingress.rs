@@ -38,7 +38,7 @@ async fn web(act: Act) -> Server {
     Server::with("web", move |_| act).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn connections_to_the_application_have_limits() {
     let server = web(SLOW).await;
     let world = before(&server, "HTTP", "", "inboundConnectionPool: {http: {http2MaxRequests: 3}}").await;
@@ -69,7 +69,7 @@ async fn connections_to_the_application_have_limits() {
     assert_eq!(server.connections(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_listener_has_a_pool_of_its_own() {
     let server = web(SLOW).await;
     let (own, general) =
@@ -104,7 +104,7 @@ async fn spoken(world: &World, server: &Server) -> [bool; 2] {
     [first, server.last().http2]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn the_application_is_spoken_to_as_the_port_or_the_client_says() {
     for (protocol, pool, expected) in [
         ("HTTP", "", [false, false]),
@@ -130,7 +130,7 @@ fn sockets(folder: &std::path::Path) -> [String; 2] {
     [path, name]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn the_application_may_listen_on_a_unix_socket() {
     let folder = tempfile::tempdir().expect("a directory");
     for path in sockets(folder.path()) {
@@ -160,7 +160,7 @@ async fn the_application_may_listen_on_a_unix_socket() {
     assert_eq!(back, [7; 100_000]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn unix_sockets_are_endpoints() {
     let folder = tempfile::tempdir().expect("a directory");
     let [path, name] = sockets(folder.path());

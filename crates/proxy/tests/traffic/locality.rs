@@ -46,13 +46,13 @@ async fn order(world: &World, servers: &[Server]) -> Vec<String> {
     order
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn the_nearest_first() {
     let (world, servers) = places(&format!("{{{EJECT}}}")).await;
     assert_eq!(order(&world, &servers).await, ["r1.z1.s1", "r1.z1.s2", "r1.z2.s1", "r2.z1.s1+r3.z1.s1"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_region_that_is_named_comes_before_others() {
     let lb = "loadBalancer: {localityLbSetting: {failover: [{from: r1, to: r3}]}}";
     let (world, servers) = places(&format!("{{{lb}, {EJECT}}}")).await;
@@ -60,7 +60,7 @@ async fn a_region_that_is_named_comes_before_others() {
     assert_eq!(order[3..], ["r3.z1.s1", "r2.z1.s1"], "{order:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn labels_give_the_order() {
     let lb = "loadBalancer: {localityLbSetting: {failoverPriority: [rack=r2]}}";
     let (world, servers) = places(&format!("{{{lb}, {EJECT}}}")).await;
@@ -72,7 +72,7 @@ async fn labels_give_the_order() {
     assert_eq!((tally.len(), tally.contains_key("r1.z1.s2")), (2, true), "{tally:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn regions_get_their_shares() {
     let lb = "loadBalancer: {simple: ROUND_ROBIN, localityLbSetting: {distribute: [{from: r1/z1/*, to: {\"r1/z1/*\": 70, \"r2/*\": 30}}]}}";
     let (world, _) = places(&format!("{{{lb}}}")).await;
@@ -83,7 +83,7 @@ async fn regions_get_their_shares() {
     assert_eq!(share("r3.z1.s1") + share("r1.z2.s1"), 0, "{tally:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn it_can_be_turned_off() {
     for policy in [
         format!("{{loadBalancer: {{localityLbSetting: {{enabled: false}}}}, {EJECT}}}"),
@@ -94,7 +94,7 @@ async fn it_can_be_turned_off() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn retries_go_to_other_places() {
     for (remote, served) in [("true", true), ("false", false)] {
         let near = Server::with("near", |_| Act::Status(503)).await;

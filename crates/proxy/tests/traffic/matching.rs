@@ -26,7 +26,7 @@ async fn goes(world: &World, request: http::request::Builder) -> String {
     world.send(request).await.server().to_owned()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn paths() {
     let world = web("[{uri: {exact: /whole}}, {uri: {prefix: /begin}}, {uri: {regex: \"/r[0-9]+\"}}]").await;
     for (path, server) in [
@@ -45,7 +45,7 @@ async fn paths() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn paths_without_case() {
     let world =
         web("[{uri: {exact: /Whole}, ignoreUriCase: true}, {uri: {prefix: /beGin}, ignoreUriCase: true}]").await;
@@ -54,7 +54,7 @@ async fn paths_without_case() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn methods_authorities_and_schemes() {
     let world = web("[{method: {exact: POST}}, {authority: {prefix: web.shop}}, {scheme: {exact: https}}]").await;
     assert_eq!(goes(&world, get("web", "/")).await, "v1");
@@ -63,7 +63,7 @@ async fn methods_authorities_and_schemes() {
     assert_eq!(goes(&world, get("web.shop.svc.cluster.local:80", "/")).await, "v2");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn headers() {
     let world = web("[{headers: {a: {exact: x}}}, {headers: {b: {prefix: p}}}, {headers: {c: {regex: \"[0-9]+\"}}}, \
          {headers: {there: {}}}, {withoutHeaders: {always: {}}}, {withoutHeaders: {always: {exact: \"1\"}}}]")
@@ -87,7 +87,7 @@ async fn headers() {
     assert_eq!(goes(&world, get("web", "/").header("always", "2")).await, "v2", "with another value");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn query_parameters() {
     let world = web(
         "[{queryParams: {a: {exact: x}}}, {queryParams: {b: {prefix: p}}}, {queryParams: {c: {regex: \"[0-9]+\"}}}]",
@@ -108,7 +108,7 @@ async fn query_parameters() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn several_conditions_and_several_matches() {
     let world = web("[{uri: {prefix: /a}, headers: {x: {exact: \"1\"}}}, {uri: {prefix: /b}}]").await;
     assert_eq!(goes(&world, get("web", "/a")).await, "v1", "only one of two conditions");
@@ -116,7 +116,7 @@ async fn several_conditions_and_several_matches() {
     assert_eq!(goes(&world, get("web", "/b")).await, "v2", "the other match");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn who_calls_decides() {
     for (matches, server) in [
         ("[{sourceLabels: {app: client}}]", "v2"),
@@ -132,7 +132,7 @@ async fn who_calls_decides() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn host_names() {
     let (one, two, three) = (Server::echo("one").await, Server::echo("two").await, Server::echo("three").await);
     let mut mesh = Mesh::new();
@@ -160,7 +160,7 @@ async fn host_names() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn delegates() {
     let (one, two, three) = (Server::echo("one").await, Server::echo("two").await, Server::echo("three").await);
     let mut mesh = Mesh::new();
@@ -196,7 +196,7 @@ async fn delegates() {
     assert_eq!(goes(&world, get("one", "/both").header("y", "2")).await, "one", "the delegate's match alone");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn counters_of_a_route() {
     let world = web("[{uri: {prefix: /a}, statPrefix: orders}]").await;
     assert_eq!(goes(&world, get("web", "/a")).await, "v2");

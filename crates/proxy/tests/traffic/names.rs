@@ -40,7 +40,7 @@ fn entry(mesh: &mut Mesh, hosts: &str, port: u16, protocol: &str) {
     ));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn hosts_of_requests() {
     let (one, two) = (local("one", false).await, local("two", false).await);
     let (to_one, to_two) = (one.0.address.port(), two.0.address.port());
@@ -61,7 +61,7 @@ async fn hosts_of_requests() {
     assert_eq!((nowhere.status.as_u16(), nowhere.body.as_str()), (503, "DNS resolution failure"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn server_names_of_tls() {
     let server = local("server", true).await;
     let port = server.0.address.port();
@@ -86,7 +86,7 @@ fn asking(web: &Server) -> Mesh {
     mesh
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn hosts_that_nobody_knows() {
     let (web, outside) = (Server::echo("web").await, local("outside", false).await);
     let port = outside.0.address.port();
@@ -116,7 +116,7 @@ async fn hosts_that_nobody_knows() {
     assert_eq!(world.send(get(&format!("a.localhost:{port}"), "/")).await.status, 502);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn hosts_that_nobody_knows_on_ports_that_nobody_knows() {
     let (web, outside) = (Server::echo("web").await, local("outside", false).await);
     let mut mesh = asking(&web);

@@ -26,7 +26,7 @@ async fn web(bad: Act, good: usize, detection: &str) -> (World, Server) {
     (mesh.start().await, bad)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn failures_in_a_row() {
     for (act, detection, asked) in [
         (Act::Status(500), "{consecutive5xxErrors: 3, baseEjectionTime: 300s, maxEjectionPercent: 100}", 3),
@@ -54,7 +54,7 @@ async fn failures_in_a_row() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn failures_of_our_own_are_counted_apart() {
     let base = "baseEjectionTime: 300s, maxEjectionPercent: 100, splitExternalLocalOriginErrors: true";
     for (act, detection) in [
@@ -79,7 +79,7 @@ async fn failures_of_our_own_are_counted_apart() {
     assert_eq!(tally["here"], 17, "three in vain: {tally:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn an_ejected_host_comes_back() {
     let detection = "{consecutive5xxErrors: 1, interval: 0.2s, baseEjectionTime: 2s, maxEjectionPercent: 100}";
     let (world, bad) = web(Act::Status(500), 1, detection).await;
@@ -96,7 +96,7 @@ async fn an_ejected_host_comes_back() {
     panic!("it stays away");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn with_too_few_hosts_left_all_are_used() {
     let detection = "{consecutive5xxErrors: 1, baseEjectionTime: 300s, maxEjectionPercent: 100, minHealthPercent: 60}";
     let (world, bad) = web(Act::Status(500), 1, detection).await;

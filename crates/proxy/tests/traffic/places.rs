@@ -47,7 +47,7 @@ fn status_and_server(answer: &Answer) -> (u16, &str) {
     (answer.status.as_u16(), answer.server())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn addresses_of_their_own() {
     let three = Three::new().await;
     let port = three.port;
@@ -83,7 +83,7 @@ async fn dial(path: &str) -> UnixStream {
     UnixStream::connect(path.replacen('@', "\0", 1)).await.unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn unix_sockets_for_http() {
     let three = Three::new().await;
     let folder = tempfile::tempdir().expect("a directory");
@@ -120,7 +120,7 @@ async fn unix_sockets_for_http() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn unix_sockets_for_bytes() {
     let three = Three::new().await;
     let folder = tempfile::tempdir().expect("a directory");
@@ -157,7 +157,7 @@ async fn unix_sockets_for_bytes() {
     assert_eq!(&back, b"db\n\x01\x02\x03\x04");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn proxies_for_http() {
     let three = Three::new().await;
     let at = place();

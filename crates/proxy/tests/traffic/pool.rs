@@ -25,14 +25,14 @@ fn overflows(answers: &[Answer]) -> usize {
 
 const SLOW: Act = Act::Late(Duration::from_millis(700));
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn requests_have_a_limit() {
     let (world, server) = web("{connectionPool: {http: {http2MaxRequests: 3}}}", SLOW).await;
     let answers = at_once(&world, 8).await;
     assert_eq!((server.count(), overflows(&answers)), (3, 5), "{answers:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_request_that_waits_is_not_in_flight() {
     let policy =
         "{connectionPool: {tcp: {maxConnections: 1}, http: {http2MaxRequests: 1, http1MaxPendingRequests: 9}}}";
@@ -41,7 +41,7 @@ async fn a_request_that_waits_is_not_in_flight() {
     assert_eq!((server.count(), overflows(&answers), server.connections()), (4, 0, 1), "{answers:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn connections_and_waiting_requests_have_a_limit() {
     let (world, server) =
         web("{connectionPool: {tcp: {maxConnections: 2}, http: {http1MaxPendingRequests: 1}}}", SLOW).await;
@@ -62,7 +62,7 @@ async fn connections_and_waiting_requests_have_a_limit() {
     assert_eq!(server.connections(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn connections_have_a_number_of_requests_and_a_life() {
     let (world, server) = web("{connectionPool: {http: {maxRequestsPerConnection: 2}}}", Act::Echo).await;
     world.tally(6, || get("web", "/")).await;
@@ -78,7 +78,7 @@ async fn connections_have_a_number_of_requests_and_a_life() {
     assert_eq!(server.connections(), 2, "the first was too old");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn connecting_has_a_limit_of_time() {
     // A full backlog: the kernel answers no more SYNs.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -104,7 +104,7 @@ async fn connecting_has_a_limit_of_time() {
     drop(listener);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn http2_to_servers() {
     let (world, server) = web("{connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}", Act::Echo).await;
     world.tally(3, || get("web", "/")).await;
@@ -122,7 +122,7 @@ async fn http2_to_servers() {
     assert_eq!(server.connections(), 3, "two streams on each");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn retries_have_a_limit() {
     for (policy, all_retried) in [
         ("{connectionPool: {http: {maxRetries: 1}}}", false),

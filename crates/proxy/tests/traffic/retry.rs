@@ -26,7 +26,7 @@ async fn web(failures: usize, act: Act, route: &str) -> (World, Server) {
     (mesh.start().await, server)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn conditions() {
     for (on, act, tries) in [
         ("5xx", Act::Status(500), 3),
@@ -61,7 +61,7 @@ async fn conditions() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn attempts_are_counted() {
     let (world, server) = web(9, Act::Status(500), "retries: {attempts: 4, retryOn: 5xx}").await;
     assert_eq!(world.send(get("web", "/")).await.status, 500);
@@ -71,7 +71,7 @@ async fn attempts_are_counted() {
     assert_eq!(server.count(), 1, "none at all");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_try_has_its_own_limit() {
     let (world, server) =
         web(1, Act::Late(Duration::from_secs(20)), "retries: {attempts: 1, perTryTimeout: 0.2s, retryOn: 5xx}").await;
@@ -82,14 +82,14 @@ async fn a_try_has_its_own_limit() {
     assert_eq!(world.send(get("web", "/")).await.status, 504);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn the_pause_between_tries() {
     let (world, server) = web(2, Act::Status(503), "retries: {attempts: 2, retryOn: 5xx, backoff: 0.1s}").await;
     assert_eq!(world.send(get("web", "/")).await.server(), "web");
     assert_eq!(server.count(), 3);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn without_a_rule_istios_default_holds() {
     // Gateway statuses of the application are its own; a server that is away is not.
     let (world, server) = web(1, Act::Status(503), "").await;
@@ -108,7 +108,7 @@ async fn without_a_rule_istios_default_holds() {
 }
 
 /// The default policy must not repeat what the application may have begun: only our data plane promises that.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn what_is_not_idempotent_is_sent_once_by_default() {
     let (world, server) = web(1, Act::Break, "").await;
     let answer = world.send_body(post("web", "/"), "order").await;
@@ -126,14 +126,14 @@ async fn what_is_not_idempotent_is_sent_once_by_default() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_user_who_asks_for_retries_of_posts_gets_them() {
     let (world, server) = web(1, Act::Status(503), "retries: {attempts: 1, retryOn: 5xx}").await;
     assert_eq!(world.send_body(post("web", "/"), "order").await.echo()["body"], "order");
     assert_eq!(server.count(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn another_host_is_tried() {
     for option in ["", ", retryIgnorePreviousHosts: true"] {
         let bad = Server::with("bad", |_| Act::Status(503)).await;

@@ -16,7 +16,7 @@ async fn web(http: &str) -> (World, Server, Server) {
 
 const TO_WEB: &str = "route: [{destination: {host: web}}]";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn weights() {
     let (world, ..) =
         web("- route:\n  - {destination: {host: web}, weight: 75}\n  - {destination: {host: other}, weight: 25}").await;
@@ -28,7 +28,7 @@ async fn weights() {
     assert_eq!(world.tally(20, || get("web", "/")).await["other"], 20);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn redirects() {
     for (redirect, host, path, status, location) in [
         ("{uri: /new}", "web", "/old", 301, "http://web/new"),
@@ -55,7 +55,7 @@ async fn redirects() {
     assert_eq!(world.send(get("web", "/old/x?y")).await.header("location"), "http://web/new/x?y");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn direct_responses() {
     let (world, web, _) = web(
         "- match: [{uri: {exact: /text}}]\n  directResponse: {status: 418, body: {string: teapot}}\n  headers: {response: {set: {x-kind: tea}}}\n\
@@ -71,7 +71,7 @@ async fn direct_responses() {
     assert_eq!(web.count(), 0, "no server is asked");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn rewrites() {
     let (world, ..) = web(&format!(
         "- match: [{{uri: {{prefix: /prefix/}}}}]\n  rewrite: {{uri: /}}\n  {TO_WEB}\n\
@@ -98,7 +98,7 @@ async fn rewrites() {
     assert_eq!(world.send(get("web", "/host")).await.seen("host"), "new.example");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn header_operations() {
     let (world, ..) = web(
         "- match: [{uri: {prefix: /route}}]\n\
@@ -138,7 +138,7 @@ fn operators(request: &[(&str, &str)], response: &[(&str, &str)]) -> String {
     format!("headers: {{request: {{set: {{{}}}}}, response: {{set: {{{}}}}}}}", map(request), map(response))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn header_operators() {
     let headers = operators(
         &[
@@ -223,7 +223,7 @@ async fn header_operators() {
     assert_eq!((direct.header("s-from"), direct.header("s-code")), ("<|value|0>", "[0]"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn header_operators_of_times_paths_and_places() {
     let headers = operators(
         &[
@@ -275,7 +275,7 @@ async fn header_operators_of_times_paths_and_places() {
     assert_eq!(seen, wanted.map(|(name, value)| format!("{name}: {value}")));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn timeouts() {
     let (world, web, _) = web(&format!("- timeout: 0.2s\n  {TO_WEB}")).await;
     assert_eq!(world.send(get("web", "/")).await.status, 200);
@@ -284,7 +284,7 @@ async fn timeouts() {
     assert_eq!((answer.status.as_u16(), answer.body.as_str()), (504, "upstream request timeout"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn faults() {
     let (world, web, _) = web(&format!(
         "- match: [{{uri: {{exact: /http}}}}]\n  fault: {{abort: {{httpStatus: 599, percentage: {{value: 100}}}}}}\n  {TO_WEB}\n\
@@ -311,7 +311,7 @@ async fn faults() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn mirrors() {
     let third = Server::echo("third").await;
     let (web, other) = (Server::echo("web").await, Server::echo("other").await);
@@ -337,7 +337,7 @@ async fn mirrors() {
     assert_eq!(web.count(), 4);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn cross_origin_requests() {
     let (world, web, _) = web(&format!(
         "- match: [{{uri: {{prefix: /ignore}}}}]\n  corsPolicy: {{allowOrigins: [{{exact: \"https://a.example\"}}], unmatchedPreflights: IGNORE}}\n  {TO_WEB}\n\
@@ -381,14 +381,14 @@ async fn cross_origin_requests() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn old_cross_origin_lists() {
     let (world, ..) = web(&format!("- corsPolicy: {{allowOrigin: [\"https://a.example\"]}}\n  {TO_WEB}")).await;
     let answer = world.send(get("web", "/").header("origin", "https://a.example")).await;
     assert_eq!(answer.header("access-control-allow-origin"), "https://a.example");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn bodies_survive() {
     let (world, ..) = web(&format!("- {TO_WEB}")).await;
     let answer = world.send_body(post("web", "/"), "hello").await;

@@ -41,7 +41,7 @@ async fn tcp(rule: &str) -> World {
     mesh.start().await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn conditions_of_tcp_routes() {
     let to = "route: [{destination: {host: other, port: {number: 9000}}}]";
     for (matches, server) in [
@@ -65,7 +65,7 @@ async fn conditions_of_tcp_routes() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn weights_of_tcp_routes() {
     let world =
         tcp("tcp: [{route: [{destination: {host: db}, weight: 70}, {destination: {host: other}, weight: 30}]}]").await;
@@ -92,7 +92,7 @@ pub fn hello(name: &str) -> Vec<u8> {
     bytes
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn conditions_of_tls_routes() {
     let (a, b, c) = (Server::tcp("a").await, Server::tcp("b").await, Server::tcp("c").await);
     let mut mesh = Mesh::new();
@@ -129,7 +129,7 @@ async fn under(policy: &str, servers: &[&Server]) -> World {
     mesh.start().await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn connections_end() {
     let db = Server::tcp("db").await;
     for policy in
@@ -144,7 +144,7 @@ async fn connections_end() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn tcp_connections_have_a_limit() {
     let db = Server::tcp("db").await;
     let world = under("{connectionPool: {tcp: {maxConnections: 1}}}", &[&db]).await;
@@ -155,7 +155,7 @@ async fn tcp_connections_have_a_limit() {
     drop(first);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn one_client_stays_with_one_server() {
     let (a, b, c) = (Server::tcp("a").await, Server::tcp("b").await, Server::tcp("c").await);
     let world = under("{loadBalancer: {consistentHash: {useSourceIp: true}}}", &[&a, &b, &c]).await;
@@ -190,7 +190,7 @@ async fn recorder() -> (Server, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
     (server, receiver)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn servers_are_told_who_connects() {
     for (version, begins) in
         [("V1", &b"PROXY TCP4 127.0.0.1 127."[..]), ("V2", &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f"[..])]
@@ -255,7 +255,7 @@ async fn posts() -> (Server, tokio::sync::mpsc::UnboundedReceiver<String>) {
     (server, heads)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn tunnels_by_post() {
     let (server, mut heads) = posts().await;
     let world = under("{tunnel: {protocol: POST, targetHost: far.example, targetPort: 443}}", &[&server]).await;
@@ -273,7 +273,7 @@ async fn tunnels_by_post() {
     assert_eq!(read.read_to_end(&mut back).await.expect("an orderly end"), 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn tunnels() {
     // A forward proxy: it takes one CONNECT, answers, and then echoes what comes through.
     let listener = listen().await;

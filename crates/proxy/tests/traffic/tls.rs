@@ -123,7 +123,7 @@ async fn server(authority: &Authority, mutual: bool) -> Server {
     server
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn certificates_from_files() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let ca = format!("caCertificates: {}", ours.path("ca.pem"));
@@ -188,7 +188,7 @@ fn credentials(server: &Server, mode: &str, secrets: &[String]) -> Mesh {
     mesh
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn certificates_from_secrets() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let client = |of: &Authority, names: [&'static str; 2]| {
@@ -257,7 +257,7 @@ async fn certificates_from_secrets() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_changed_secret_counts_for_the_next_connection() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let server = server(&ours, true).await;
@@ -288,7 +288,7 @@ async fn a_changed_secret_counts_for_the_next_connection() {
     assert_eq!(server.0.names.lock().len(), connections);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn certificates_are_checked_on_unix_sockets_too() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let path = ours.path("socket");

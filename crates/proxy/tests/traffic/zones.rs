@@ -45,7 +45,7 @@ fn zone_aware(more: &str, simple: &str) -> String {
     format!("loadBalancer: {{simple: {simple}, zoneAwareLbSetting: {{{more}}}}}")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn requests_stay_in_their_zone() {
     for simple in ["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"] {
         let (mesh, _) = mesh(&["r1.z1", "r1.z2"], &EVEN, &zone_aware("enabled: true", simple)).await;
@@ -55,7 +55,7 @@ async fn requests_stay_in_their_zone() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn what_a_zone_cannot_carry_goes_to_others() {
     // Half of the callers, and a quarter of the servers: half of the requests stay.
     let servers = ["r1.z1", "r1.z1", "r1.z2", "r1.z2", "r1.z2", "r1.z2", "r1.z2", "r1.z2"];
@@ -73,7 +73,7 @@ async fn what_a_zone_cannot_carry_goes_to_others() {
     assert_eq!(shares(&far.start().await).await, [("r1.z3".to_owned(), 600)].into());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn small_clusters_are_not_split() {
     let few = &EVEN[1..];
     let (plain, _) = mesh(&["r1.z1", "r1.z2"], few, &zone_aware("", "RANDOM")).await;
@@ -88,7 +88,7 @@ async fn small_clusters_are_not_split() {
     assert!((230..370).contains(&found["r1.z1"]), "{found:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn other_regions_come_when_the_own_one_fails() {
     let servers = ["r1.z1", "r1.z2", "r2.z1", "r3.z1"];
     let eject = "outlierDetection: {consecutive5xxErrors: 1, baseEjectionTime: 300s, maxEjectionPercent: 100}";
@@ -109,7 +109,7 @@ async fn other_regions_come_when_the_own_one_fails() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn labels_rank_before_regions() {
     let servers = ["r1.z1", "r1.z2", "r2.z1", "r2.z2"];
     let (mesh, _) = mesh(&["r1.z1"], &servers, &zone_aware("failoverPriority: [rack=r2]", "RANDOM")).await;
@@ -117,7 +117,7 @@ async fn labels_rank_before_regions() {
     assert_eq!(found.keys().collect::<Vec<_>>(), ["r2.z1", "r2.z2"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn zones_and_regions_can_be_turned_off() {
     let servers = [&EVEN[..], &["r2.z1"; 3]].concat();
     let (off, _) = mesh(&["r1.z1", "r1.z2"], &servers, &zone_aware("enabled: false", "RANDOM")).await;
@@ -128,7 +128,7 @@ async fn zones_and_regions_can_be_turned_off() {
     assert_eq!(shares(&untold.start().await).await.len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn the_mesh_prefers_zones() {
     let servers = [&EVEN[..], &["r2.z1"; 3]].concat();
     let config = |text: &str| {
@@ -147,7 +147,7 @@ async fn the_mesh_prefers_zones() {
     assert_eq!(shares(&over.start().await).await.keys().collect::<Vec<_>>(), ["r2.z1"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_service_prefers_what_is_near() {
     let servers = ["r1.z1", "r1.z1", "r1.z2", "r2.z1"];
     for (word, near) in
