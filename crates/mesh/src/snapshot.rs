@@ -30,6 +30,13 @@ const DOMAIN: &str = "cluster.local";
 
 type MergedRules = BTreeMap<(String, String), Vec<Arc<MergedDestinationRule>>>;
 
+/// The DestinationRules of a namespace by full host, and those of wildcards by what stands behind the star.
+#[derive(Debug, Default)]
+struct RulesOfNamespace {
+    exact: HashMap<String, Vec<Arc<MergedDestinationRule>>>,
+    wild: Vec<(String, Vec<Arc<MergedDestinationRule>>)>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     mesh: MeshConfig,
@@ -43,7 +50,7 @@ struct Inner {
     declared: HashMap<String, Vec<Declared>>,
     sidecars: Vec<Arc<Object<Sidecar>>>,
     proxy_configs: Vec<Arc<Object<ProxyConfig>>>,
-    /// Workloads by namespace and one of their labels.
+    /// Workloads by namespace and one of their labels, where services are known by their selectors.
     labelled: HashMap<(String, String, String), Vec<Arc<Workload>>>,
     /// VirtualServices by full host, and those of wildcards by what stands behind the star; oldest first.
     routed: HashMap<String, Vec<Arc<Object<VirtualService>>>>,
@@ -55,6 +62,7 @@ struct Inner {
     /// Those with hosts, the routes of their delegates in place.
     roots: Vec<Arc<Object<VirtualService>>>,
     rules: MergedRules,
+    ruled: HashMap<String, RulesOfNamespace>,
     peers: Vec<Arc<Object<PeerAuthentication>>>,
     policies: Vec<Arc<Object<AuthorizationPolicy>>>,
     tokens: Vec<Arc<Object<RequestAuthentication>>>,
@@ -159,6 +167,7 @@ impl Snapshot {
             }
         }
         inner.rules = policy::merge(&rules, full_host);
+        inner.index_rules();
         inner.distinctions = Distinctions::of(&inner);
         let named = credential::named(inner.rules.values().flatten());
         credentials.retain(|key, _| named.contains(key));
@@ -363,10 +372,8 @@ impl Snapshot {
         labels: &BTreeMap<String, String>,
     ) -> Option<Arc<MergedDestinationRule>> {
         let own = self.service(host).map(|s| s.namespace.as_str());
-        let mut levels = vec![client];
-        levels.extend(own.filter(|o| *o != client));
-        levels.push(self.root_namespace());
-        levels.into_iter().find_map(|namespace| self.rule_in(namespace, host, client, labels))
+        let levels = [Some(client), own.filter(|own| *own != client), Some(self.root_namespace())];
+        levels.into_iter().flatten().find_map(|namespace| self.rule_in(namespace, host, client, labels))
     }
 
     fn rule_in(
@@ -376,13 +383,12 @@ impl Snapshot {
         client: &str,
         labels: &BTreeMap<String, String>,
     ) -> Option<Arc<MergedDestinationRule>> {
+        let here = self.0.ruled.get(namespace)?;
         let choose = |all: &Vec<Arc<MergedDestinationRule>>| policy::choose(all, namespace, client, labels);
-        let exact = self.0.rules.get(&(namespace.to_owned(), host.to_owned())).and_then(choose);
+        let exact = here.exact.get(host).and_then(choose);
         let wild = || {
-            let here = self.0.rules.iter().filter(|((n, _), _)| n == namespace);
-            let fits = here.filter_map(|((_, pattern), found)| {
-                let suffix = pattern.strip_prefix('*')?;
-                let fits = host.len() > suffix.len() && host.ends_with(suffix);
+            let fits = here.wild.iter().filter_map(|(suffix, found)| {
+                let fits = host.len() > suffix.len() && host.ends_with(suffix.as_str());
                 fits.then(|| choose(found)).flatten().map(|rule| (suffix.len(), rule))
             });
             fits.max_by_key(|(length, _)| *length).map(|(_, found)| found)
@@ -458,9 +464,21 @@ impl Snapshot {
 }
 
 impl Inner {
+    /// Builds what rules are found by.
+    fn index_rules(&mut self) {
+        for ((namespace, host), rules) in &self.rules {
+            let here = self.ruled.entry(namespace.clone()).or_default();
+            match host.strip_prefix('*') {
+                Some(suffix) => here.wild.push((suffix.to_owned(), rules.clone())),
+                None => drop(here.exact.insert(host.clone(), rules.clone())),
+            }
+        }
+    }
+
     /// Builds what services are found by.
     fn index(&mut self) {
-        for workload in &self.workloads {
+        let by_selector = self.workloads.iter().filter(|_| !self.only_slices);
+        for workload in by_selector {
             for (key, value) in &workload.labels {
                 let key = (workload.namespace.clone(), key.clone(), value.clone());
                 self.labelled.entry(key).or_default().push(workload.clone());

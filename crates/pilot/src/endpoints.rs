@@ -7,7 +7,7 @@ use mesh::{Endpoint, Snapshot};
 use serde_json::{Value, json};
 
 use crate::locality::Preference;
-use crate::{Outlook, Proxy, Resource, clusters, locality, names, scope};
+use crate::{Outlook, Proxy, Resource, clusters, locality, names, object, scope};
 
 /// The load assignments of the named clusters; a cluster that does not exist is left out.
 pub fn endpoints(snapshot: &Snapshot, proxy: &Proxy, wanted: &[String]) -> Vec<Resource> {
@@ -100,7 +100,8 @@ fn group(of: locality::Group) -> Value {
             at[key] = json!(part);
         }
     }
-    let mut out = json!({"lbEndpoints": of.hosts, "loadBalancingWeight": of.weight, "locality": at});
+    let mut out =
+        object([("lbEndpoints", of.hosts.into()), ("loadBalancingWeight", of.weight.into()), ("locality", at)]);
     if of.priority > 0 {
         out["priority"] = json!(of.priority);
     }
@@ -108,7 +109,7 @@ fn group(of: locality::Group) -> Value {
 }
 
 fn host_entry(endpoint: &Endpoint, proxy: &Proxy, weight: u32, health: bool) -> Value {
-    let mut metadata = json!({"istio": {"workload": workload(endpoint, proxy)}});
+    let mut metadata = object([("istio", object([("workload", workload(endpoint, proxy).into())]))]);
     if endpoint.workload.as_ref().is_some_and(|workload| workload.in_mesh) {
         metadata["envoy.transport_socket_match"] = json!({"tlsMode": "istio"});
     }
@@ -116,11 +117,11 @@ fn host_entry(endpoint: &Endpoint, proxy: &Proxy, weight: u32, health: bool) -> 
         Some(path) => json!({"pipe": {"path": path}}),
         None => json!({"socketAddress": {"address": endpoint.address, "portValue": endpoint.port}}),
     };
-    let mut out = json!({
-        "endpoint": {"address": address},
-        "loadBalancingWeight": weight,
-        "metadata": {"filterMetadata": metadata}
-    });
+    let mut out = object([
+        ("endpoint", object([("address", address)])),
+        ("loadBalancingWeight", weight.into()),
+        ("metadata", object([("filterMetadata", metadata)])),
+    ]);
     if health {
         out["healthStatus"] = json!(if endpoint.ready { "HEALTHY" } else { "UNHEALTHY" });
     }

@@ -43,6 +43,11 @@ pub use secrets::secret;
 pub use touched::{Part, Touched, touched};
 pub use unsupported::{Unsupported, unsupported};
 
+/// An object of the given fields. Unlike `json!`, which copies each value deeply, it takes them as they are.
+fn object<const N: usize>(fields: [(&str, serde_json::Value); N]) -> serde_json::Value {
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 /// A duration as proto-JSON writes it.
 fn duration(of: &std::time::Duration) -> serde_json::Value {
     let nanos = of.subsec_nanos();

@@ -10,7 +10,7 @@ use mesh::{Service, Snapshot};
 use serde_json::{Value, json};
 
 use crate::sidecar::{self, Routed};
-use crate::{Outlook, Proxy, Resource, clusters, names, scope};
+use crate::{Outlook, Proxy, Resource, clusters, names, object, scope};
 
 /// Istio's name of what is routed by the names that callers bring.
 const BY_NAME: &str = "allow_any_dynamic_dns";
@@ -34,17 +34,15 @@ pub fn called_routes(snapshot: &Snapshot, outlook: &Outlook, wanted: &[String]) 
                     (shared(snapshot, proxy, &routed, name.parse().ok()), routed.all_ports)
                 }
             };
-            Resource::from_json(
-                name,
-                json!({
-                    "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-                    "ignorePortInHostMatching": !by_port,
-                    "maxDirectResponseBodySizeBytes": 1_048_576,
-                    "name": name,
-                    "validateClusters": false,
-                    "virtualHosts": hosts
-                }),
-            )
+            let mut json = json!({
+                "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+                "ignorePortInHostMatching": !by_port,
+                "maxDirectResponseBodySizeBytes": 1_048_576,
+                "name": name,
+                "validateClusters": false
+            });
+            json["virtualHosts"] = hosts.into();
+            Resource::from_json(name, json)
         })
         .collect()
 }
@@ -111,12 +109,8 @@ fn foreign_hosts(snapshot: &Snapshot, proxy: &Proxy, port: u16) -> Vec<Value> {
                 continue;
             }
             let routes = user_routes(snapshot, proxy, &object, port);
-            out.push(json!({
-                "domains": [host],
-                "includeRequestAttemptCount": true,
-                "name": format!("{host}:{port}"),
-                "routes": routes
-            }));
+            let name = format!("{host}:{port}");
+            out.push(virtual_host(name, vec![host], routes));
         }
     }
     out
@@ -134,12 +128,16 @@ fn service_host(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: u16
     let mut domains = own(&service.host, service.headless, &vips);
     let aliases = snapshot.aliases(&service.host).iter().filter(|alias| alias.visible_to(&proxy.namespace));
     domains.extend(aliases.flat_map(|alias| own(&alias.host, false, &[])));
-    json!({
-        "domains": domains,
-        "includeRequestAttemptCount": true,
-        "name": format!("{}:{port}", service.host),
-        "routes": routes
-    })
+    virtual_host(format!("{}:{port}", service.host), domains, routes)
+}
+
+fn virtual_host(name: String, domains: Vec<String>, routes: Vec<Value>) -> Value {
+    object([
+        ("domains", domains.into()),
+        ("includeRequestAttemptCount", true.into()),
+        ("name", name.into()),
+        ("routes", routes.into()),
+    ])
 }
 
 fn default_route(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: u16) -> Value {
@@ -149,12 +147,12 @@ fn default_route(snapshot: &Snapshot, proxy: &Proxy, service: &Service, port: u1
         headers: None,
         hash: clusters::hash_policy(snapshot, proxy, &service.host, "", port),
     };
-    json!({
-        "decorator": {"operation": format!("{}:{port}/*", service.host)},
-        "match": {"prefix": "/"},
-        "name": "default",
-        "route": action::forward(None, &[target], Vec::new())
-    })
+    object([
+        ("decorator", object([("operation", format!("{}:{port}/*", service.host).into())])),
+        ("match", object([("prefix", "/".into())])),
+        ("name", "default".into()),
+        ("route", action::forward(None, &[target], Vec::new())),
+    ])
 }
 
 /// All routes of a VirtualService for this client, in order; a route without a match ends the list.

@@ -70,6 +70,7 @@ impl Snapshot {
             virtual_services,
             roots: _,
             rules,
+            ruled: _,
             peers,
             policies,
             tokens,
