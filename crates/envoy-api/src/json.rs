@@ -6,7 +6,7 @@ use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, Serializ
 use serde_json::Value;
 
 use crate::generated::google::protobuf::{ListValue, value::Kind};
-use crate::{Any, Struct};
+use crate::{Any, Struct, wire};
 
 static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
@@ -146,7 +146,14 @@ pub fn any_to_json(any: &Any) -> Value {
 ///
 /// # Errors
 /// When `@type` is missing or unknown, or the rest does not have its shape.
-pub fn any_from_json(mut json: Value) -> Result<Any, JsonError> {
+pub fn any_from_json(json: Value) -> Result<Any, JsonError> {
+    match wire::any(&pool()?, &json) {
+        Some(any) => Ok(any),
+        None => by_library(json),
+    }
+}
+
+pub(crate) fn by_library(mut json: Value) -> Result<Any, JsonError> {
     let type_url = json
         .as_object_mut()
         .and_then(|map| map.shift_remove("@type"))

@@ -6,6 +6,7 @@
 
 mod json;
 mod shape;
+mod wire;
 
 pub use json::{
     JsonError, any_from_json, any_to_json, message_from_json, message_to_json, release_descriptors, struct_from_json,
