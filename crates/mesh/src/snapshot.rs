@@ -17,7 +17,7 @@ use crate::credential::{self, Credentials};
 use crate::delegate;
 use crate::discovery::discovered;
 use crate::entry::Declared;
-use crate::model::{Annotations, Service, exported};
+use crate::model::{Annotations, Resolution, Service, exported};
 use crate::policy::{self, Authorization, MergedDestinationRule, MtlsMode};
 use crate::slices::{Slices, own_place};
 use crate::telemetry::{self, Side, TracingRules};
@@ -70,6 +70,8 @@ struct Inner {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     slices: Slices,
     distinctions: Distinctions,
+    /// Of some service callers name the host (DYNAMIC_DNS).
+    named_by_callers: bool,
     /// A service without slices has no endpoints; else they are found by its selector.
     only_slices: bool,
 }
@@ -167,6 +169,7 @@ impl Snapshot {
             }
         }
         inner.rules = policy::merge(&rules, full_host);
+        inner.named_by_callers = inner.services.iter().any(|service| service.resolution == Resolution::DynamicDns);
         inner.index_rules();
         inner.distinctions = Distinctions::of(&inner);
         let named = credential::named(inner.rules.values().flatten());
@@ -230,6 +233,11 @@ impl Snapshot {
     /// Names of all declared namespaces.
     pub fn namespaces(&self) -> impl Iterator<Item = &String> {
         self.0.namespaces.keys()
+    }
+
+    /// Whether there is a service of which callers name the host (DYNAMIC_DNS).
+    pub fn has_named_by_callers(&self) -> bool {
+        self.0.named_by_callers
     }
 
     /// All services.

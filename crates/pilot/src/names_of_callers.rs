@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 
-use istio_api::service_entry::ServiceEntry;
 use mesh::{Resolution, Snapshot};
 use serde_json::{Value, json};
 
@@ -30,14 +29,10 @@ fn cache(snapshot: &Snapshot) -> Value {
     out
 }
 
-fn is_dynamic(entry: &ServiceEntry) -> bool {
-    entry.resolution.as_deref() == Some("DYNAMIC_DNS")
-}
-
 /// The hosts of which callers name one.
 pub(crate) fn hosts(snapshot: &Snapshot) -> HashSet<&str> {
-    let entries = snapshot.service_entries().filter(|entry| is_dynamic(&entry.spec));
-    entries.flat_map(|entry| entry.spec.hosts.iter().map(String::as_str)).collect()
+    let dynamic = snapshot.services().filter(|service| service.resolution == Resolution::DynamicDns);
+    dynamic.map(|service| service.host.as_str()).collect()
 }
 
 /// The type of a cluster.
@@ -61,8 +56,7 @@ pub(crate) fn unknown_cluster_type(snapshot: &Snapshot) -> Value {
 
 /// The filter by which requests name hosts, where any service, or all that is unknown, is called so.
 pub(crate) fn http_filter(snapshot: &Snapshot, proxy: &Proxy) -> Option<Value> {
-    let any = || snapshot.service_entries().any(|entry| is_dynamic(&entry.spec));
-    (scope::names_unknown(snapshot, proxy) || any()).then(|| {
+    (scope::names_unknown(snapshot, proxy) || snapshot.has_named_by_callers()).then(|| {
         json!({
             "name": "envoy.filters.http.dynamic_forward_proxy",
             "typedConfig": {

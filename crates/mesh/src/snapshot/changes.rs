@@ -78,6 +78,7 @@ impl Snapshot {
             namespaces,
             slices,
             distinctions: _,
+            named_by_callers: _,
             only_slices,
         } = &*former.0;
         let now = &*self.0;
