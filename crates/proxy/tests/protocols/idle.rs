@@ -67,7 +67,7 @@ async fn flood(server: &mut Wire, head: &str) {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_silent_too() {
-    let (upstream, Running { proxy: _alive, address }) = start("0.3s").await;
+    let (upstream, Running { proxy: _alive, address }) = start("1s").await;
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 268435456\r\n\r\n";
 
     let mut client = Wire::connect(address).await;
@@ -143,7 +143,7 @@ async fn a_websocket_on_which_nobody_speaks_is_ended() {
 
 #[tokio::test]
 async fn the_time_of_a_route_is_over_for_a_client_that_does_not_read() {
-    let (upstream, Running { proxy: _alive, address }) = start_with_route("timeout", "0.5s").await;
+    let (upstream, Running { proxy: _alive, address }) = start_with_route("timeout", "2s").await;
     let mut client = Wire::connect(address).await;
     client.send(GET).await;
     let mut server = upstream.accept().await;

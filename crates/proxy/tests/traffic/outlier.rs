@@ -21,7 +21,7 @@ async fn web(bad: Act, good: usize, detection: &str) -> (World, Server) {
     );
     mesh.virtual_service(
         "web",
-        "hosts: [web]\nhttp: [{retries: {attempts: 0}, timeout: 0.5s, route: [{destination: {host: web}}]}]",
+        "hosts: [web]\nhttp: [{retries: {attempts: 0}, route: [{destination: {host: web}}]}]",
     );
     (mesh.start().await, bad)
 }
@@ -81,7 +81,7 @@ async fn failures_of_our_own_are_counted_apart() {
 
 #[tokio::test]
 async fn an_ejected_host_comes_back() {
-    let detection = "{consecutive5xxErrors: 1, interval: 0.2s, baseEjectionTime: 2s, maxEjectionPercent: 100}";
+    let detection = "{consecutive5xxErrors: 1, interval: 0.2s, baseEjectionTime: 4s, maxEjectionPercent: 100}";
     let (world, bad) = web(Act::Status(500), 1, detection).await;
     world.tally(10, || get("web", "/")).await;
     // Envoy puts hosts aside on another thread, see above.

@@ -74,7 +74,7 @@ async fn attempts_are_counted() {
 #[tokio::test]
 async fn a_try_has_its_own_limit() {
     let (world, server) =
-        web(1, Act::Late(Duration::from_secs(20)), "retries: {attempts: 1, perTryTimeout: 0.2s, retryOn: 5xx}").await;
+        web(1, Act::Late(Duration::from_secs(20)), "retries: {attempts: 1, perTryTimeout: 1s, retryOn: 5xx}").await;
     assert_eq!(world.send(get("web", "/")).await.server(), "web");
     assert_eq!(server.count(), 2);
     let (world, _) =

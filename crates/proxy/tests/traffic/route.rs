@@ -277,7 +277,7 @@ async fn header_operators_of_times_paths_and_places() {
 
 #[tokio::test]
 async fn timeouts() {
-    let (world, web, _) = web(&format!("- timeout: 0.2s\n  {TO_WEB}")).await;
+    let (world, web, _) = web(&format!("- timeout: 1s\n  {TO_WEB}")).await;
     assert_eq!(world.send(get("web", "/")).await.status, 200);
     web.change(|_| Act::Late(Duration::from_secs(20)));
     let answer = world.send(get("web", "/")).await;
