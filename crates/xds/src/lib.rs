@@ -5,6 +5,7 @@
 //! This crate does not know what resources mean.
 
 mod client;
+mod names;
 mod server;
 mod session;
 mod status;

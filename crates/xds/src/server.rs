@@ -1,6 +1,7 @@
 //! The server's end.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,6 +19,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::names::Lists;
 use crate::session::Session;
 use crate::status::ConnectionStatus;
 
@@ -36,13 +38,24 @@ pub struct Resource {
 /// apart by where they are first.
 pub type Answer = Arc<[Arc<Resource>]>;
 
-/// What a stream wants of a type.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What a stream wants of a type. Streams that want the same names have one list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// Everything.
     All,
     /// These, in order.
     Names(Arc<[String]>),
+}
+
+/// By the length of a list and some of its names: of a mesh there may be thousands, and equal lists are mostly one.
+impl Hash for Wanted {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self::Names(names) = self else { return };
+        names.len().hash(state);
+        for quarter in 0..=4 {
+            names.get(quarter * names.len().saturating_sub(1) / 4).hash(state);
+        }
+    }
 }
 
 /// Makes resources.
@@ -90,6 +103,7 @@ pub trait Generator: Send + Sync + 'static {
 pub(crate) struct Inner<G> {
     pub(crate) generator: G,
     changes: watch::Sender<u64>,
+    pub(crate) lists: Lists,
     pub(crate) connections: Mutex<BTreeMap<u64, ConnectionStatus>>,
     pub(crate) next: AtomicU64,
     pub(crate) pushes: Mutex<BTreeMap<String, u64>>,
@@ -111,6 +125,7 @@ impl<G: Generator> AdsServer<G> {
         Self(Arc::new(Inner {
             generator,
             changes: watch::Sender::new(0),
+            lists: Lists::default(),
             connections: Mutex::default(),
             next: AtomicU64::new(1),
             pushes: Mutex::default(),

@@ -102,7 +102,7 @@ impl<G: Generator> Session<G> {
     }
 
     fn resources(&mut self, kind: &str) -> Option<Answer> {
-        let wanted = self.subscriptions.get_mut(kind)?.wanted();
+        let wanted = self.subscriptions.get(kind)?.wanted();
         Some(self.server.0.generator.generate(self.proxy.as_ref()?, kind, &wanted))
     }
 
@@ -184,7 +184,13 @@ impl<G: Generator> Session<G> {
         let open = || Subscription::open(wildcard, request.initial_resource_versions);
         let (fresh, waiting) = self.received(&kind, &request.response_nonce, request.error_detail, open);
         let added = self.subscriptions.get_mut(&kind).is_some_and(|subscription| {
-            subscription.change(request.resource_names_subscribe, &request.resource_names_unsubscribe)
+            let renames =
+                !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty();
+            let added = subscription.change(request.resource_names_subscribe, &request.resource_names_unsubscribe);
+            if renames {
+                subscription.share(&self.server.0.lists);
+            }
+            added
         });
         self.publish(&kind);
         let mut answers = Vec::new();
@@ -243,6 +249,9 @@ impl<G: Generator> Session<G> {
             return Ok(Vec::new());
         }
         let changed = subscription.replace(request.resource_names);
+        if changed {
+            subscription.share(&self.server.0.lists);
+        }
         self.publish(&kind);
         let mut answers = Vec::new();
         if fresh || changed || waiting {

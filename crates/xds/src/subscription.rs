@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::names::Lists;
 use crate::server::{Answer, Resource, Wanted};
 use crate::status::TypeStatus;
 
@@ -14,11 +15,10 @@ const MAX_NAMES: usize = 100_000;
 #[derive(Debug, Default)]
 pub(crate) struct Subscription {
     wildcard: bool,
-    names: BTreeSet<String>,
+    /// Sorted, each once.
+    names: Arc<[String]>,
     /// Other names are wanted than those that the last answer was about.
     renamed: bool,
-    /// The names as they are asked for; made when they are.
-    listed: Option<Arc<[String]>>,
     /// What the stream has: the last answer, which it shares with others, and what of single names is otherwise.
     has: Answer,
     apart: HashMap<String, Apart>,
@@ -56,17 +56,18 @@ impl Subscription {
     /// Adds and takes away names; `true` when something was added.
     pub(crate) fn change(&mut self, add: Vec<String>, remove: &[String]) -> bool {
         let mut added = false;
+        let mut names = NewNames { known: &self.names, more: BTreeSet::new() };
         for name in add {
             if name == "*" {
                 added |= !std::mem::replace(&mut self.wildcard, true);
-            } else if self.names.len() < MAX_NAMES {
+            } else if names.len() < MAX_NAMES {
                 // Asking again for a known name asks for its content again.
-                if self.has.is_empty() && !self.names.contains(&name) {
+                if self.has.is_empty() && !names.contains(&name) {
                     self.apart.remove(&name);
                 } else {
                     self.apart.insert(name.clone(), Apart::Nothing);
                 }
-                self.names.insert(name);
+                names.insert(name);
                 added = true;
             }
         }
@@ -74,11 +75,13 @@ impl Subscription {
             if name == "*" {
                 self.wildcard = false;
             }
-            self.forget(name);
-            self.names.remove(name);
+            if self.wildcard || names.contains(name) {
+                self.apart.insert(name.clone(), Apart::Nothing);
+            }
         }
         if added || !remove.is_empty() {
-            self.renamed();
+            self.names = names.without(remove);
+            self.renamed = true;
         }
         added
     }
@@ -86,17 +89,21 @@ impl Subscription {
     /// Replaces all names (state of the world); `true` when they differ.
     pub(crate) fn replace(&mut self, names: Vec<String>) -> bool {
         let names: BTreeSet<String> = names.into_iter().take(MAX_NAMES).collect();
-        let differs = names != self.names;
+        let differs = !names.iter().eq(self.names.iter());
         if differs {
-            self.names = names;
-            self.renamed();
+            self.names = names.into_iter().collect();
+            self.renamed = true;
         }
         differs
     }
 
-    fn renamed(&mut self) {
-        self.renamed = true;
-        self.listed = None;
+    /// Takes the list of names that others have, when it is the same.
+    pub(crate) fn share(&mut self, lists: &Lists) {
+        self.names = lists.shared(self.names.clone());
+    }
+
+    fn asks_for(&self, name: &str) -> bool {
+        contains(&self.names, name)
     }
 
     /// Notes an acknowledgement or refusal; `true` when a waiting change can go out now. A stale nonce changes nothing.
@@ -123,12 +130,8 @@ impl Subscription {
         !self.in_flight
     }
 
-    pub(crate) fn wanted(&mut self) -> Wanted {
-        if self.wildcard {
-            return Wanted::All;
-        }
-        let listed = self.listed.get_or_insert_with(|| self.names.iter().cloned().collect());
-        Wanted::Names(listed.clone())
+    pub(crate) fn wanted(&self) -> Wanted {
+        if self.wildcard { Wanted::All } else { Wanted::Names(self.names.clone()) }
     }
 
     /// What the stream does not have of `now`, and what it has too much; it has all of it afterwards.
@@ -171,7 +174,7 @@ impl Subscription {
         let gone: BTreeSet<String> = had.chain(asked).filter(|n| !present.contains(n)).map(str::to_owned).collect();
         let changed = now.iter().filter(|r| version(&r.name) != Some(&r.version)).cloned().collect();
         self.apart.retain(|name, apart| *apart == Apart::Absent && !present.contains(name.as_str()));
-        let absent = gone.iter().filter(|name| self.names.contains(*name));
+        let absent = gone.iter().filter(|name| contains(&self.names, name));
         self.apart.extend(absent.map(|name| (name.clone(), Apart::Absent)));
         self.renamed = false;
         Difference { changed, removed: gone.into_iter().collect() }
@@ -179,7 +182,7 @@ impl Subscription {
 
     /// A resource has to be sent again, though it has not changed.
     pub(crate) fn forget(&mut self, name: &str) {
-        if self.wildcard || self.names.contains(name) {
+        if self.wildcard || self.asks_for(name) {
             self.apart.insert(name.to_owned(), Apart::Nothing);
         }
     }
@@ -189,6 +192,42 @@ impl Subscription {
         self.status.sent = nonce;
         self.status.sent_at = Some(SystemTime::now());
         self.in_flight = true;
+    }
+}
+
+/// Whether a sorted list has a name.
+fn contains(sorted: &[String], name: &str) -> bool {
+    sorted.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
+}
+
+/// A list of names, and those that come to it.
+struct NewNames<'a> {
+    known: &'a [String],
+    more: BTreeSet<String>,
+}
+
+impl NewNames<'_> {
+    fn len(&self) -> usize {
+        self.known.len() + self.more.len()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        contains(self.known, name) || self.more.contains(name)
+    }
+
+    fn insert(&mut self, name: String) {
+        if !contains(self.known, &name) {
+            self.more.insert(name);
+        }
+    }
+
+    /// All but some.
+    fn without(self, remove: &[String]) -> Arc<[String]> {
+        let remove: HashSet<&String> = remove.iter().collect();
+        let all = self.known.iter().cloned().chain(self.more);
+        let mut all: Vec<String> = all.filter(|name| !remove.contains(name)).collect();
+        all.sort_unstable();
+        all.into()
     }
 }
 

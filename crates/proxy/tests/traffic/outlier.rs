@@ -19,10 +19,7 @@ async fn web(bad: Act, good: usize, detection: &str) -> (World, Server) {
         "web",
         &format!("host: web\ntrafficPolicy:\n  loadBalancer: {{simple: ROUND_ROBIN}}\n  outlierDetection: {detection}"),
     );
-    mesh.virtual_service(
-        "web",
-        "hosts: [web]\nhttp: [{retries: {attempts: 0}, route: [{destination: {host: web}}]}]",
-    );
+    mesh.virtual_service("web", "hosts: [web]\nhttp: [{retries: {attempts: 0}, route: [{destination: {host: web}}]}]");
     (mesh.start().await, bad)
 }
 
