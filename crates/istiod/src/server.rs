@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use citadel::{Authority, AuthorityError, CsrService, Limits, PeerCertificate, Renewal, Tokens};
-use envoy_api::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use envoy_api::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use kubernetes::Cluster;
 use mtls::{CertSlot, RootSlot, ServerTls, SpiffeId};
@@ -15,6 +14,7 @@ use sources::{Directory, Loaded};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::{Request, Status};
 use xds::AdsServer;
@@ -218,12 +218,10 @@ impl Istiod {
         tokio::spawn(follow(ads.clone(), loaded, authenticate.cluster.clone()));
         let config = secure_config(roots, serving.slot)?;
         tracing::info!(secure = %self.options.secure, plain = %self.options.plain, "istiod serves");
-        let plain = builder()
-            .add_service(AggregatedDiscoveryServiceServer::new(ads.clone()))
-            .serve_with_incoming(TcpListenerStream::new(self.plain));
+        let plain = builder().add_service(ads.clone()).serve_with_incoming(TcpListenerStream::new(self.plain));
         let secure = builder()
             .layer(authenticate)
-            .add_service(AggregatedDiscoveryServiceServer::with_interceptor(ads, identify))
+            .add_service(InterceptedService::new(ads, identify))
             .add_service(IstioCertificateServiceServer::with_interceptor(csr, identify))
             .serve_with_incoming(tls::accept(self.secure, config));
         tokio::try_join!(plain, secure)?;

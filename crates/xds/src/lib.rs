@@ -6,7 +6,9 @@
 
 mod client;
 mod names;
+mod pieces;
 mod server;
+mod service;
 mod session;
 mod status;
 mod subscription;

@@ -2,25 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use envoy_api::Any;
 use envoy_api::envoy::config::core::v3::Node;
-use envoy_api::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
-use envoy_api::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
-use futures_util::Stream;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tokio::sync::watch;
+use tonic::Status;
 
 use crate::names::Lists;
-use crate::session::Session;
 use crate::status::ConnectionStatus;
 
 /// One resource as it goes on the wire; its bytes are shared by all who are sent it.
@@ -138,6 +129,11 @@ impl<G: Generator> AdsServer<G> {
         &self.0.generator
     }
 
+    /// Tells of changes.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
     /// Something changed: every stream looks what it must be sent. Several changes at once are one to a busy stream.
     pub fn notify(&self) {
         self.0.changes.send_modify(|n| *n += 1);
@@ -156,82 +152,5 @@ impl<G: Generator> AdsServer<G> {
     /// Answers refused so far.
     pub fn rejects(&self) -> u64 {
         self.0.rejects.load(Relaxed)
-    }
-}
-
-/// Answers waiting for a slow reader; it then holds up only itself.
-const QUEUE: usize = 16;
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl<G: Generator> AggregatedDiscoveryService for AdsServer<G> {
-    type StreamAggregatedResourcesStream = Answers<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Answers<DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let (mut session, mut requests) = Session::new(self, request);
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let mut changes = self.0.changes.subscribe();
-        tokio::spawn(async move {
-            loop {
-                let answers: Vec<Result<DiscoveryResponse, Status>> = tokio::select! {
-                    request = requests.next() => match request {
-                        Some(Ok(request)) => match session.world(request) {
-                            Ok(answers) => answers.into_iter().map(Ok).collect(),
-                            Err(status) => vec![Err(status)],
-                        },
-                        _ => return,
-                    },
-                    changed = changes.changed() => match changed {
-                        Ok(()) => session.changed_world().into_iter().map(Ok).collect(),
-                        Err(_) => return,
-                    },
-                };
-                for answer in answers {
-                    let last = answer.is_err();
-                    if sender.send(answer).await.is_err() || last {
-                        return;
-                    }
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let (mut session, mut requests) = Session::new(self, request);
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let mut changes = self.0.changes.subscribe();
-        tokio::spawn(async move {
-            loop {
-                let answers: Vec<Result<DeltaDiscoveryResponse, Status>> = tokio::select! {
-                    request = requests.next() => match request {
-                        Some(Ok(request)) => match session.delta(request) {
-                            Ok(answers) => answers.into_iter().map(Ok).collect(),
-                            Err(status) => vec![Err(status)],
-                        },
-                        _ => return,
-                    },
-                    changed = changes.changed() => match changed {
-                        Ok(()) => session.changed().into_iter().map(Ok).collect(),
-                        Err(_) => return,
-                    },
-                };
-                for answer in answers {
-                    let last = answer.is_err();
-                    if sender.send(answer).await.is_err() || last {
-                        return;
-                    }
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

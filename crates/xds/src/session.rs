@@ -7,12 +7,13 @@ use std::time::SystemTime;
 
 use envoy_api::envoy::config::core::v3::{ControlPlane, Node};
 use envoy_api::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as WireResource,
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
+use envoy_api::google::protobuf::value::Kind;
 use envoy_api::google::rpc::Status as RpcStatus;
-use envoy_api::{Any, google::protobuf::value::Kind};
 use tonic::{Request, Status};
 
+use crate::pieces::Outgoing;
 use crate::server::{AdsServer, Answer, Generator, Resource};
 use crate::status::ConnectionStatus;
 use crate::subscription::{Difference, Subscription};
@@ -21,8 +22,8 @@ use crate::types;
 /// Types for which a first request without names means everything.
 const WILDCARD: [&str; 3] = [types::CLUSTER, types::LISTENER, types::NAME_TABLE];
 
-/// A page of the server itself: the answer's nonce, and bodies by name.
-type Page = (String, Vec<(String, Any)>);
+/// A page of the server itself: the answer's nonce, and its parts.
+type Page = (String, Vec<Arc<Resource>>);
 
 /// One stream, delta or state of the world.
 pub(crate) struct Session<G: Generator> {
@@ -127,7 +128,8 @@ impl<G: Generator> Session<G> {
             return Ok(None);
         }
         let made = self.server.0.generator.debug(&self.metadata, &self.extensions, type_url, names)?;
-        Ok(Some((self.next_nonce(), made)))
+        let part = |(name, body)| Arc::new(Resource { name, version: String::new(), body });
+        Ok(Some((self.next_nonce(), made.into_iter().map(part).collect())))
     }
 
     /// Notes a request; whether it is the first of its type, and whether a change waited for its acknowledgement.
@@ -164,17 +166,21 @@ impl<G: Generator> Session<G> {
     }
 
     /// Answers of one delta request.
-    pub(crate) fn delta(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<DeltaDiscoveryResponse>, Status> {
+    pub(crate) fn delta(
+        &mut self,
+        request: DeltaDiscoveryRequest,
+    ) -> Result<Vec<Outgoing<DeltaDiscoveryResponse>>, Status> {
         if types::is_debug(&request.type_url) {
             let page = self.debug(&request.type_url, &request.response_nonce, &request.resource_names_subscribe)?;
-            let wire = |(name, body)| WireResource { name, resource: Some(body), ..WireResource::default() };
-            let answer = |(nonce, made): Page| DeltaDiscoveryResponse {
-                system_version_info: nonce.clone(),
-                resources: made.into_iter().map(wire).collect(),
-                type_url: request.type_url,
-                nonce,
-                control_plane: self.control_plane(),
-                ..DeltaDiscoveryResponse::default()
+            let answer = |(nonce, resources): Page| Outgoing {
+                message: DeltaDiscoveryResponse {
+                    system_version_info: nonce.clone(),
+                    type_url: request.type_url,
+                    nonce,
+                    control_plane: self.control_plane(),
+                    ..DeltaDiscoveryResponse::default()
+                },
+                resources,
             };
             return Ok(page.map(answer).into_iter().collect());
         }
@@ -204,36 +210,32 @@ impl<G: Generator> Session<G> {
     }
 
     /// An answer of one type, when there is something to say (or something was asked).
-    fn push(&mut self, kind: &str, asked: bool) -> Option<DeltaDiscoveryResponse> {
+    fn push(&mut self, kind: &str, asked: bool) -> Option<Outgoing<DeltaDiscoveryResponse>> {
         let (nonce, difference, _) = self.due(kind, asked)?;
-        let wire = |r: Arc<Resource>| WireResource {
-            name: r.name.clone(),
-            version: r.version.clone(),
-            resource: Some(r.body.clone()),
-            ..WireResource::default()
-        };
-        Some(DeltaDiscoveryResponse {
+        let message = DeltaDiscoveryResponse {
             system_version_info: nonce.clone(),
-            resources: difference.changed.into_iter().map(wire).collect(),
             type_url: types::url(kind),
             removed_resources: difference.removed,
             nonce,
             control_plane: self.control_plane(),
             ..DeltaDiscoveryResponse::default()
-        })
+        };
+        Some(Outgoing { message, resources: difference.changed })
     }
 
     /// Answers of one state-of-the-world request.
-    pub(crate) fn world(&mut self, request: DiscoveryRequest) -> Result<Vec<DiscoveryResponse>, Status> {
+    pub(crate) fn world(&mut self, request: DiscoveryRequest) -> Result<Vec<Outgoing<DiscoveryResponse>>, Status> {
         if types::is_debug(&request.type_url) {
             let page = self.debug(&request.type_url, &request.response_nonce, &request.resource_names)?;
-            let answer = |(nonce, made): Page| DiscoveryResponse {
-                version_info: nonce.clone(),
-                resources: made.into_iter().map(|(_, body)| body).collect(),
-                type_url: request.type_url,
-                nonce,
-                control_plane: self.control_plane(),
-                ..DiscoveryResponse::default()
+            let answer = |(nonce, resources): Page| Outgoing {
+                message: DiscoveryResponse {
+                    version_info: nonce.clone(),
+                    type_url: request.type_url,
+                    nonce,
+                    control_plane: self.control_plane(),
+                    ..DiscoveryResponse::default()
+                },
+                resources,
             };
             return Ok(page.map(answer).into_iter().collect());
         }
@@ -264,16 +266,16 @@ impl<G: Generator> Session<G> {
     }
 
     /// Everything of one type, when any of it has changed.
-    fn push_world(&mut self, kind: &str, asked: bool) -> Option<DiscoveryResponse> {
+    fn push_world(&mut self, kind: &str, asked: bool) -> Option<Outgoing<DiscoveryResponse>> {
         let (nonce, _, resources) = self.due(kind, asked)?;
-        Some(DiscoveryResponse {
+        let message = DiscoveryResponse {
             version_info: nonce.clone(),
-            resources: resources.iter().map(|r| r.body.clone()).collect(),
             type_url: types::url(kind),
             nonce,
             control_plane: self.control_plane(),
             ..DiscoveryResponse::default()
-        })
+        };
+        Some(Outgoing { message, resources: resources.to_vec() })
     }
 
     /// A changed cluster warms in Envoy until endpoints come, and Envoy does not ask for those it already follows: they
@@ -287,12 +289,12 @@ impl<G: Generator> Session<G> {
     }
 
     /// What has changed for the stream, delta.
-    pub(crate) fn changed(&mut self) -> Vec<DeltaDiscoveryResponse> {
+    pub(crate) fn changed(&mut self) -> Vec<Outgoing<DeltaDiscoveryResponse>> {
         self.order().into_iter().filter_map(|kind| self.push(kind, false)).collect()
     }
 
     /// What has changed for the stream, state of the world.
-    pub(crate) fn changed_world(&mut self) -> Vec<DiscoveryResponse> {
+    pub(crate) fn changed_world(&mut self) -> Vec<Outgoing<DiscoveryResponse>> {
         self.order().into_iter().filter_map(|kind| self.push_world(kind, false)).collect()
     }
 

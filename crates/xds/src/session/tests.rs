@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use envoy_api::Any;
 use parking_lot::Mutex;
 use tonic::metadata::MetadataMap;
 
@@ -74,9 +75,9 @@ fn world_asks(kind: &str, names: &[&str], nonce: &str) -> DiscoveryRequest {
 }
 
 /// What goes out: type and names.
-fn sent(answers: &[DeltaDiscoveryResponse]) -> Vec<(&str, Vec<&str>)> {
-    fn line(a: &DeltaDiscoveryResponse) -> (&str, Vec<&str>) {
-        (types::bare(&a.type_url), a.resources.iter().map(|r| r.name.as_str()).collect())
+fn sent(answers: &[Outgoing<DeltaDiscoveryResponse>]) -> Vec<(&str, Vec<&str>)> {
+    fn line(a: &Outgoing<DeltaDiscoveryResponse>) -> (&str, Vec<&str>) {
+        (types::bare(&a.message.type_url), a.resources.iter().map(|r| r.name.as_str()).collect())
     }
     answers.iter().map(line).collect()
 }
@@ -89,7 +90,7 @@ fn warming(told: &Told) -> (Session<Told>, String, String) {
     let clusters = session.delta(asks(types::CLUSTER, &[], "")).unwrap();
     let endpoints = session.delta(asks(types::ENDPOINT, &["c", "d"], "")).unwrap();
     assert_eq!(sent(&endpoints), [(types::ENDPOINT, vec!["c", "d"])]);
-    (session, clusters[0].nonce.clone(), endpoints[0].nonce.clone())
+    (session, clusters[0].message.nonce.clone(), endpoints[0].message.nonce.clone())
 }
 
 #[test]
@@ -120,13 +121,13 @@ fn the_state_of_the_world_brings_them_too() {
     told.say(types::CLUSTER, &[("c", "1")]);
     told.say(types::ENDPOINT, &[("c", "1")]);
     let mut session = session(&told);
-    let clusters = session.world(world_asks(types::CLUSTER, &[], "")).unwrap().remove(0).nonce;
-    let endpoints = session.world(world_asks(types::ENDPOINT, &["c"], "")).unwrap().remove(0).nonce;
+    let clusters = session.world(world_asks(types::CLUSTER, &[], "")).unwrap().remove(0).message.nonce;
+    let endpoints = session.world(world_asks(types::ENDPOINT, &["c"], "")).unwrap().remove(0).message.nonce;
     assert!(session.world(world_asks(types::ENDPOINT, &["c"], &endpoints)).unwrap().is_empty());
     told.say(types::CLUSTER, &[("c", "2")]);
     assert!(session.changed_world().is_empty());
     let late = session.world(world_asks(types::CLUSTER, &[], &clusters)).unwrap();
-    let kinds: Vec<_> = late.iter().map(|a| types::bare(&a.type_url)).collect();
+    let kinds: Vec<_> = late.iter().map(|a| types::bare(&a.message.type_url)).collect();
     assert_eq!(kinds, [types::CLUSTER, types::ENDPOINT]);
     assert_eq!(late[1].resources.len(), 1);
 }
@@ -142,11 +143,11 @@ fn a_nonce_that_is_not_ours_acknowledges_nothing() {
         let asks = |nonce: &str| DiscoveryRequest { type_url: type_url.clone(), ..world_asks("", &[], nonce) };
         let first = session.world(asks(TIME)).unwrap();
         let [answer] = first.as_slice() else { panic!("{type_url}: {first:?}") };
-        assert!(session.world(asks(&answer.nonce)).unwrap().is_empty(), "{type_url}: it is acknowledged");
+        assert!(session.world(asks(&answer.message.nonce)).unwrap().is_empty(), "{type_url}: it is acknowledged");
     }
     let page = |nonce: &str| DeltaDiscoveryRequest { type_url: types::SYNCZ.to_owned(), ..asks("", &[], nonce) };
     let answers = session.delta(page(TIME)).unwrap();
     assert_eq!(answers.len(), 1);
-    assert!(session.delta(page(&answers[0].nonce)).unwrap().is_empty());
+    assert!(session.delta(page(&answers[0].message.nonce)).unwrap().is_empty());
     assert!(session.world(world_asks(types::CLUSTER, &[], TIME)).unwrap().is_empty(), "later on it is stale");
 }
