@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use envoy_api::Any;
 use envoy_api::envoy::config::core::v3::Node;
-use envoy_api::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_api::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use envoy_api::google::rpc::Status as RpcStatus;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::metadata::MetadataValue;
+use tonic::Status;
+use tonic::codegen::http::HeaderValue;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
 
+use crate::incoming::Incoming;
 use crate::types;
 
 /// What a client wants of a type.
@@ -58,8 +58,6 @@ pub struct Client {
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
-/// One answer at the most.
-const MAX_MESSAGE: usize = 256 << 20;
 
 impl Client {
     /// Follows the server for ever: what it sends is applied, a lost connection is made again, and what is in force
@@ -90,15 +88,9 @@ impl Client {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut stream = Stream { sender, asked: BTreeMap::new(), node: Some(self.node.clone()) };
         stream.subscribe(handler, versions);
-        let mut request = Request::new(UnboundedReceiverStream::new(receiver));
-        if let Some(token) = handler.token()
-            && let Ok(value) = MetadataValue::try_from(format!("Bearer {}", token.trim()))
-        {
-            request.metadata_mut().insert("authorization", value);
-        }
-        let mut client =
-            AggregatedDiscoveryServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-        let mut answers = client.delta_aggregated_resources(request).await?.into_inner();
+        let bearer = handler.token().and_then(|token| HeaderValue::try_from(format!("Bearer {}", token.trim())).ok());
+        let requests = UnboundedReceiverStream::new(receiver);
+        let mut answers = Incoming::open(self.channel.clone(), requests, bearer).await?;
         let mut heard = false;
         loop {
             match answers.message().await {

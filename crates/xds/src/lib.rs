@@ -5,6 +5,7 @@
 //! This crate does not know what resources mean.
 
 mod client;
+mod incoming;
 mod names;
 mod pieces;
 mod server;
