@@ -65,7 +65,7 @@ pub fn touched<'a>(part: Part, changes: &'a Changes, snapshot: &Snapshot, proxy:
         Part::CalledClusters => changes.routing && snapshot.sidecars().next().is_some(),
         Part::Replicas => endpoints,
         Part::CalledRoutes => changes.routing,
-        Part::Listeners => changes.routing || changes.policies || headless(),
+        Part::Listeners => changes.routing_of_bytes || changes.policies || headless(),
         Part::CalledNames => headless(),
         Part::OwnClusters | Part::CalledEndpoints => false,
     };

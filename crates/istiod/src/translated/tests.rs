@@ -144,7 +144,7 @@ fn edit(world: &mut World, any: &mut impl FnMut(u64) -> u64) {
             world.insert(key.to_owned(), value);
         }
     };
-    match any(16) {
+    match any(19) {
         0..=3 => {
             let pods: Vec<u64> = (1..4).filter(|_| any(2) == 0).collect();
             world.insert(format!("slice {app}"), slice(app, &pods));
@@ -156,6 +156,17 @@ fn edit(world: &mut World, any: &mut impl FnMut(u64) -> u64) {
         }
         7 => drop(world.remove(&format!("pod {app} {}", 1 + any(3)))),
         8..=9 => drop(world.insert("routes".to_owned(), routes(1 + any(5)))),
+        16 | 17 => {
+            let streams = json!({"hosts": ["queue"], "tcp": [{"route": [{"destination": {"host": app}}]}]});
+            toggle(world, "streams", networking("VirtualService", "streams", &streams));
+        }
+        // Of two of one host the first counts, whatever its routes are of.
+        18 => {
+            let to = json!({"destination": {"host": "queue"}});
+            let before =
+                networking("VirtualService", "before", &json!({"hosts": ["queue"], "http": [{"route": [to]}]}));
+            toggle(world, "a route before", before);
+        }
         10 => {
             let subsets =
                 json!([{"name": "v1", "labels": {"version": "v1"}}, {"name": "v2", "labels": {"version": "v2"}}]);
@@ -270,8 +281,9 @@ fn a_change_touches_what_it_is_about_and_nothing_else() {
     world.insert("routes".to_owned(), self::routes(9));
     let third = snapshot(&world);
     translated.follow(&third);
-    let [same_clusters, same_endpoints, _, other_routes, _] = all(&third, &one);
+    let [same_clusters, same_endpoints, same_listeners, other_routes, _] = all(&third, &one);
     assert!(Arc::ptr_eq(&same_clusters, &clusters) && Arc::ptr_eq(&same_endpoints, &endpoints));
+    assert!(Arc::ptr_eq(&same_listeners, &listeners), "they know nothing of routes of HTTP");
     assert_eq!(unlike(&other_routes, &routes), ["80"]);
 
     // Nobody asks any more: nothing is kept for them.

@@ -3,6 +3,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use istio_api::Object;
+use istio_api::networking::VirtualService;
+
 use super::{Inner, Snapshot};
 use crate::model::Service;
 use crate::workload::Workload;
@@ -17,6 +20,8 @@ pub struct Changes {
     pub everything: bool,
     /// VirtualServices.
     pub routing: bool,
+    /// Of these more than routes of HTTP: those of bytes, or which VirtualService counts for which host.
+    pub routing_of_bytes: bool,
     /// What workloads demand of callers and tell of themselves: PeerAuthentications, AuthorizationPolicies,
     /// RequestAuthentications with their key sets, Telemetry.
     pub policies: bool,
@@ -31,6 +36,7 @@ impl Changes {
     pub fn add(&mut self, later: &Self) {
         self.everything |= later.everything;
         self.routing |= later.routing;
+        self.routing_of_bytes |= later.routing_of_bytes;
         self.policies |= later.policies;
         self.endpoints.extend(later.endpoints.iter().cloned());
         self.workloads.extend(later.workloads.iter().cloned());
@@ -96,6 +102,7 @@ impl Snapshot {
             return changes;
         }
         changes.routing = !same(virtual_services, &now.virtual_services);
+        changes.routing_of_bytes = changes.routing && !same_but_http(virtual_services, &now.virtual_services);
         changes.policies |= !same(peers, &now.peers)
             || !same(policies, &now.policies)
             || !same(tokens, &now.tokens)
@@ -137,6 +144,19 @@ impl Snapshot {
 /// Whether two lists hold the same, in the same order.
 fn same<T: PartialEq>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
     one.len() == other.len() && one.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b) || a == b)
+}
+
+/// Whether two lists are of the same VirtualServices, which differ in their routes of HTTP at most, and have no others
+/// where they do.
+fn same_but_http(one: &[Arc<Object<VirtualService>>], other: &[Arc<Object<VirtualService>>]) -> bool {
+    let alike = |a: &Object<VirtualService>, b: &Object<VirtualService>| {
+        let who = |of: &Object<VirtualService>| (of.metadata.namespace.clone(), of.metadata.name.clone());
+        let (x, y) = (&a.spec, &b.spec);
+        who(a) == who(b)
+            && (&x.hosts, &x.gateways, &x.export_to) == (&y.hosts, &y.gateways, &y.export_to)
+            && [x, y].iter().all(|spec| spec.tcp.is_empty() && spec.tls.is_empty())
+    };
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b) || a == b || alike(a, b))
 }
 
 #[cfg(test)]
@@ -216,7 +236,19 @@ mod tests {
             json!({"hosts": ["pay"], "http": [{"route": [{"destination": {"host": "pay"}}]}]}),
         ));
         let changes = between(&base, &routes);
-        assert!(changes.routing && !changes.everything && !changes.policies);
+        assert!(changes.routing && changes.routing_of_bytes && !changes.everything && !changes.policies);
+        let slower =
+            json!({"hosts": ["pay"], "http": [{"timeout": "1s", "route": [{"destination": {"host": "pay"}}]}]});
+        let changes = between(&routes, &also(networking("VirtualService", slower)));
+        assert!(changes.routing && !changes.routing_of_bytes, "the same hosts, and routes of HTTP alone");
+        for other in [
+            json!({"hosts": ["pay", "cart"], "http": [{"route": [{"destination": {"host": "pay"}}]}]}),
+            json!({"hosts": ["pay"], "exportTo": ["."], "http": [{"route": [{"destination": {"host": "pay"}}]}]}),
+            json!({"hosts": ["pay"], "tcp": [{"route": [{"destination": {"host": "pay"}}]}]}),
+        ] {
+            let there = also(networking("VirtualService", other));
+            assert!(between(&routes, &there).routing_of_bytes && between(&there, &routes).routing_of_bytes);
+        }
         let strict = also(
             json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": meta, "spec": {"mtls": {"mode": "STRICT"}}}),
         );
