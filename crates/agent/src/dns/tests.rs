@@ -50,9 +50,14 @@ async fn served() -> (SocketAddr, SocketAddr) {
         }
         reply.to_vec().unwrap()
     };
-    let up = UdpSocket::bind(local).await.unwrap();
-    let at = up.local_addr().unwrap();
-    let up_tcp = TcpListener::bind(at).await.unwrap();
+    // Somebody else may have the port for TCP: then another one.
+    let (up, up_tcp, at) = loop {
+        let up = UdpSocket::bind(local).await.unwrap();
+        let at = up.local_addr().unwrap();
+        if let Ok(tcp) = TcpListener::bind(at).await {
+            break (up, tcp, at);
+        }
+    };
     tokio::spawn(async move {
         let mut buffer = [0; 1500];
         while let Ok((length, from)) = up.recv_from(&mut buffer).await {
