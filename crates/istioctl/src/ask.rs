@@ -19,10 +19,15 @@ use tonic::Request;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::session::Session;
+
 /// Where a pod keeps the roots of its mesh.
 const ROOTS: &str = "/var/run/secrets/istio/root-cert.pem";
 /// Where a pod keeps its token for istiod.
 const TOKEN: &str = "/var/run/secrets/tokens/istio-token";
+/// Whose token is asked for where there is no pod, and for whom: as Istio's own tool does.
+const ACCOUNT: &str = "default";
+const AUDIENCE: &str = "istio-ca";
 /// The name in istiod's certificate.
 const NAME: &str = "istiod.istio-system.svc";
 /// One answer at the most.
@@ -65,16 +70,33 @@ impl Xds {
     ///
     /// # Errors
     /// A sentence, when istiod cannot be reached or refuses.
-    pub(crate) fn ask(&self, type_url: &str, names: &[&str], namespace: &str) -> Result<DiscoveryResponse, String> {
+    pub(crate) fn ask(&self, type_url: &str, names: &[&str], session: &Session) -> Result<DiscoveryResponse, String> {
+        let token = self.token(session)?;
+        let namespace = &session.global.istio_namespace;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
         let address = self.xds_address.clone().unwrap_or_default();
         runtime.block_on(async {
-            let question = self.exchange(&address, type_url, names, namespace);
+            let question = self.exchange(&address, type_url, names, namespace, token);
             match tokio::time::timeout(self.timeout, question).await {
                 Ok(answer) => answer.map_err(|reason| format!("istiod at {address}: {reason}")),
                 Err(_) => Err(format!("istiod at {address} did not answer within {:?}", self.timeout)),
             }
         })
+    }
+
+    /// The bearer token to show: a pod's own, else one of the account `default` beside istiod, which the API server that
+    /// kubectl would ask makes; none where a certificate is shown, or no cluster is known.
+    fn token(&self, session: &Session) -> Result<Option<String>, String> {
+        if self.plaintext || self.cert_dir.is_some() {
+            return Ok(None);
+        }
+        if let Ok(token) = std::fs::read_to_string(TOKEN) {
+            return Ok(Some(token));
+        }
+        let Ok(cluster) = session.cluster() else { return Ok(None) };
+        let namespace = &session.global.istio_namespace;
+        let made = cluster.ask(async |cluster| cluster.token_of(namespace, ACCOUNT, AUDIENCE).await);
+        made.map(Some).map_err(|reason| format!("no token of service account {namespace}/{ACCOUNT} to show: {reason}"))
     }
 
     async fn exchange(
@@ -83,6 +105,7 @@ impl Xds {
         type_url: &str,
         names: &[&str],
         namespace: &str,
+        token: Option<String>,
     ) -> Result<DiscoveryResponse, String> {
         let channel = self.channel(address).await?;
         // Istio's own tool has no address in the mesh either.
@@ -101,7 +124,6 @@ impl Xds {
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         sender.send(first).await.map_err(|e| e.to_string())?;
         let mut request = Request::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
-        let token = if self.plaintext { None } else { std::fs::read_to_string(TOKEN).ok() };
         if let Some(token) = token {
             let value = MetadataValue::try_from(format!("Bearer {}", token.trim())).map_err(|e| e.to_string())?;
             request.metadata_mut().insert("authorization", value);

@@ -94,7 +94,7 @@ fn answers(session: &Session, xds: &Xds) -> Result<Vec<Answer>, String> {
 /// When it cannot be asked.
 pub(crate) fn answer(session: &Session, xds: &Xds) -> Result<Answer, String> {
     if xds.wanted() {
-        return Ok(of_response(&xds.ask(SYNCZ, &[], &session.global.istio_namespace)?));
+        return Ok(of_response(&xds.ask(SYNCZ, &[], session)?));
     }
     let page = session.access()?.istiod_page("/debug/syncz")?;
     let rows: Value = serde_json::from_slice(&page).map_err(|e| format!("istiod's answer is no JSON: {e}"))?;

@@ -18,6 +18,24 @@ impl Cluster {
         let answer = self.create(&list, &review).await?;
         Ok(proved(&answer["status"], audience))
     }
+
+    /// A token of a service account for an audience, good for ten minutes, which is the least that a server gives.
+    ///
+    /// # Errors
+    /// When there is no such account, or the caller may not have its tokens.
+    pub async fn token_of(&self, namespace: &str, account: &str, audience: &str) -> Result<String, ClusterError> {
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"audiences": [audience], "expirationSeconds": 600},
+        });
+        let place = Place::list("v1", "serviceaccounts", Some(namespace)).object(&format!("{account}/token"));
+        let answer = self.create(&place, &request).await?;
+        answer["status"]["token"].as_str().map(str::to_owned).ok_or_else(|| ClusterError::Refused {
+            what: format!("a token of service account {namespace}/{account}"),
+            reason: "the answer has none".to_owned(),
+            code: 200,
+        })
+    }
 }
 
 /// A server that does not know audiences leaves them out; its word is not enough.

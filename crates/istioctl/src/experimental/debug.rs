@@ -27,7 +27,7 @@ impl InternalDebug {
             _ => return Err("name a page; --list shows them".to_owned()),
         };
         let bodies: Vec<Vec<u8>> = if self.xds.wanted() {
-            let answer = self.xds.ask("istio.io/debug", &[page], &session.global.istio_namespace)?;
+            let answer = self.xds.ask("istio.io/debug", &[page], session)?;
             answer.resources.into_iter().map(|any| any.value.to_vec()).collect()
         } else {
             vec![session.access()?.istiod_page(&format!("/debug/{page}"))?]

@@ -24,7 +24,7 @@ pub(super) fn run(session: &Session, xds: &Xds, pod: Option<&str>, file: Option<
         }
     };
     let istiod = if xds.wanted() {
-        let answer = xds.ask("istio.io/debug/config_dump", &[&id], &session.global.istio_namespace)?;
+        let answer = xds.ask("istio.io/debug/config_dump", &[&id], session)?;
         json!({"configs": answer.resources.iter().map(envoy_api::any_to_json).collect::<Vec<_>>()})
     } else {
         let page = session.access()?.istiod_page(&format!("/debug/config_dump?proxyID={id}"))?;

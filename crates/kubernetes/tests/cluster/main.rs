@@ -178,11 +178,8 @@ async fn one_leads_tokens_are_judged_and_roots_are_kept() {
     let account =
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "pay", "namespace": "prod"}});
     cluster.create(&list("v1", "serviceaccounts"), &account).await.unwrap();
-    let ask = async |audience: &str| {
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": [audience]}});
-        let made = cluster.create(&list("v1", "serviceaccounts").object("pay/token"), &request).await.unwrap();
-        made["status"]["token"].as_str().unwrap().to_owned()
-    };
+    let ask = async |audience: &str| cluster.token_of("prod", "pay", audience).await.unwrap();
+    assert!(cluster.token_of("prod", "nobody", "istio-ca").await.is_err());
     let token = ask("istio-ca").await;
     let proved = cluster.review_token(&token, "istio-ca").await.unwrap();
     assert_eq!(proved, Some(("prod".to_owned(), "pay".to_owned())));
