@@ -1,4 +1,4 @@
-//! What was translated for the proxies that are connected. Replicas of a workload are sent the same, and ask for it at the
+//! What was translated for the proxies that are connected. Those of one outlook are sent the same, and ask for it at the
 //! same time; of a change only what it touches is translated again, and what is equal is kept once for all.
 
 use std::collections::{HashMap, VecDeque};
@@ -36,11 +36,8 @@ enum Asking {
 
 impl Asking {
     fn of(snapshot: &Snapshot, proxy: &Arc<Proxy>, part: Part) -> Self {
-        match part {
-            Part::OwnClusters | Part::Replicas | Part::Listeners => Self::Itself(proxy.clone()),
-            Part::CalledClusters | Part::CalledEndpoints => Self::Alike(Box::new(Outlook::of_places(snapshot, proxy))),
-            Part::CalledRoutes | Part::CalledNames => Self::Alike(Box::new(Outlook::of_names(snapshot, proxy))),
-        }
+        let outlook = Outlook::of(snapshot, proxy, part);
+        outlook.map_or_else(|| Self::Itself(proxy.clone()), |outlook| Self::Alike(Box::new(outlook)))
     }
 
     fn proxy(&self) -> &Proxy {
@@ -245,7 +242,7 @@ fn translate(snapshot: &Snapshot, question: &Question) -> Vec<Resource> {
         (Part::OwnClusters, Asking::Itself(proxy)) => pilot::own_clusters(snapshot, proxy),
         (Part::Replicas, Asking::Itself(proxy)) => pilot::replicas(snapshot, proxy).into_iter().collect(),
         (Part::Listeners, Asking::Itself(proxy)) => pilot::listeners(snapshot, proxy),
-        // `Asking::of` pairs them otherwise.
+        // `Outlook::of` pairs them otherwise.
         _ => Vec::new(),
     };
     made.into_iter().map(resource).collect()

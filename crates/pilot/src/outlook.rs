@@ -10,7 +10,7 @@ use std::ops::Deref;
 use mesh::Snapshot;
 use serde_json::{Value, json};
 
-use crate::{Proxy, scope};
+use crate::{Part, Proxy, scope};
 
 /// The extensions that clusters and routes ask for.
 const ASKED: [&str; 1] = ["istio.metadata_exchange"];
@@ -28,15 +28,24 @@ impl Deref for Outlook {
 }
 
 impl Outlook {
+    /// The outlook that a part is translated for; none where it is for the proxy itself.
+    pub fn of(snapshot: &Snapshot, proxy: &Proxy, part: Part) -> Option<Self> {
+        match part {
+            _ if part.is_own() => None,
+            Part::CalledRoutes | Part::CalledNames => Some(Self::of_names(snapshot, proxy)),
+            _ => Some(Self::of_places(snapshot, proxy)),
+        }
+    }
+
     /// The outlook on routes and names of DNS, which know hosts by the short names of the proxy's namespace.
-    pub fn of_names(snapshot: &Snapshot, proxy: &Proxy) -> Self {
+    pub(crate) fn of_names(snapshot: &Snapshot, proxy: &Proxy) -> Self {
         let captures = proxy.dns_capture().then(|| json!({"DNS_CAPTURE": "true"}));
         Self(Proxy { namespace: proxy.namespace.clone(), ..common(snapshot, proxy, captures.unwrap_or(Value::Null)) })
     }
 
     /// The outlook on clusters and endpoints, which depends on where the proxy is; its namespace counts where something
     /// is for that namespace alone.
-    pub fn of_places(snapshot: &Snapshot, proxy: &Proxy) -> Self {
+    pub(crate) fn of_places(snapshot: &Snapshot, proxy: &Proxy) -> Self {
         let own = scope::own_workload(snapshot, proxy);
         let mut metadata = json!({"CLUSTER_ID": proxy.cluster_id()});
         if proxy.preserves_case() {

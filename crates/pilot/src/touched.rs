@@ -21,7 +21,7 @@ pub enum Part {
 
 impl Part {
     /// Whether it is about the proxy itself; all others are the same for all of an [`Outlook`](crate::Outlook).
-    pub fn is_own(self) -> bool {
+    pub(crate) fn is_own(self) -> bool {
         matches!(self, Self::OwnClusters | Self::Replicas | Self::Listeners)
     }
 }

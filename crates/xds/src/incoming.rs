@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use envoy_api::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use futures_util::{Stream, StreamExt as _};
 use http_body::Frame;
@@ -18,10 +18,10 @@ use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::pieces::{PREFIX, begun};
+
 /// One answer at the most.
 const MAX_MESSAGE: usize = 256 << 20;
-/// gRPC's bytes before each message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// A stream of answers.
@@ -37,7 +37,7 @@ impl Incoming {
         requests: impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static,
         authorization: Option<HeaderValue>,
     ) -> Result<Self, Status> {
-        let frames = requests.map(|request| Ok::<_, Status>(Frame::data(framed(&request))));
+        let frames = requests.map(|request| begun(&request, 0).map(|request| Frame::data(request.freeze())));
         let mut request = Request::new(Body::new(StreamBody::new(frames)));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = http::Uri::from_static(METHOD);
@@ -91,16 +91,6 @@ fn broken(error: tonic::transport::Error) -> Status {
     Status::from_error(error.into())
 }
 
-fn framed(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut out = BytesMut::with_capacity(PREFIX + length);
-    out.put_u8(0);
-    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    // There is room.
-    let _ = message.encode(&mut out);
-    out.freeze()
-}
-
 /// The bytes of a message, once all of them are there; what comes behind them stays.
 fn next_message(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
     let Some((&[compressed, a, b, c, d], _)) = buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
@@ -139,7 +129,7 @@ mod tests {
     async fn answers_are_read_however_they_are_cut() {
         let long = "x".repeat(100_000);
         let nonces = ["1", "", &long, "4"];
-        let whole: Vec<u8> = nonces.iter().flat_map(|nonce| framed(&answer(nonce))).collect();
+        let whole: Vec<u8> = nonces.iter().flat_map(|nonce| begun(&answer(nonce), 0).unwrap()).collect();
         for size in [1, 3, 5, 6, 7, 1000, 16_384, whole.len()] {
             let frames = whole.chunks(size).map(|chunk| Frame::data(Bytes::copy_from_slice(chunk))).collect();
             let mut incoming = incoming(frames);

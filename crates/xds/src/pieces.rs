@@ -15,6 +15,8 @@ use tonic::{Code, Status};
 
 use crate::server::Resource;
 
+/// gRPC's bytes before each message: whether it is compressed, and its length.
+pub(crate) const PREFIX: usize = 5;
 /// What is made at once: the usual frame of HTTP/2.
 const PIECE: usize = 16 << 10;
 /// A body of at least this size is not copied.
@@ -97,12 +99,7 @@ struct Pieces {
 impl Pieces {
     fn of<M: Message>(answer: Outgoing<M>, form: Form) -> Result<Self, Status> {
         let resources = answer.resources.iter().map(|resource| delimited_len(RESOURCES, form.len(resource)));
-        let length = answer.message.encoded_len() + resources.sum::<usize>();
-        let length = u32::try_from(length).map_err(|_| Status::resource_exhausted("an answer is over 4 GiB"))?;
-        let mut start = BytesMut::with_capacity(PIECE);
-        start.put_u8(0);
-        start.put_u32(length);
-        answer.message.encode(&mut start).map_err(|error| Status::internal(error.to_string()))?;
+        let start = begun(&answer.message, resources.sum())?;
         Ok(Self { form, start, resources: answer.resources.into_iter(), body: None })
     }
 
@@ -126,6 +123,17 @@ impl Pieces {
         }
         (!out.is_empty()).then(|| out.freeze())
     }
+}
+
+/// A message behind gRPC's bytes (not compressed, and its length), where `more` bytes of it follow.
+pub(crate) fn begun(message: &impl Message, more: usize) -> Result<BytesMut, Status> {
+    let own = message.encoded_len();
+    let length = u32::try_from(own + more).map_err(|_| Status::resource_exhausted("a message is over 4 GiB"))?;
+    let mut out = BytesMut::with_capacity(PREFIX + own + more.min(PIECE));
+    out.put_u8(0);
+    out.put_u32(length);
+    message.encode(&mut out).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(out)
 }
 
 /// The answers of a stream.

@@ -172,17 +172,8 @@ impl<G: Generator> Session<G> {
     ) -> Result<Vec<Outgoing<DeltaDiscoveryResponse>>, Status> {
         if types::is_debug(&request.type_url) {
             let page = self.debug(&request.type_url, &request.response_nonce, &request.resource_names_subscribe)?;
-            let answer = |(nonce, resources): Page| Outgoing {
-                message: DeltaDiscoveryResponse {
-                    system_version_info: nonce.clone(),
-                    type_url: request.type_url,
-                    nonce,
-                    control_plane: self.control_plane(),
-                    ..DeltaDiscoveryResponse::default()
-                },
-                resources,
-            };
-            return Ok(page.map(answer).into_iter().collect());
+            let answer = page.map(|(nonce, parts)| self.delta_answer(request.type_url, nonce, parts, Vec::new()));
+            return Ok(answer.into_iter().collect());
         }
         self.admit(request.node.as_ref())?;
         let kind = types::bare(&request.type_url).to_owned();
@@ -212,32 +203,33 @@ impl<G: Generator> Session<G> {
     /// An answer of one type, when there is something to say (or something was asked).
     fn push(&mut self, kind: &str, asked: bool) -> Option<Outgoing<DeltaDiscoveryResponse>> {
         let (nonce, difference, _) = self.due(kind, asked)?;
+        Some(self.delta_answer(types::url(kind), nonce, difference.changed, difference.removed))
+    }
+
+    fn delta_answer(
+        &self,
+        type_url: String,
+        nonce: String,
+        resources: Vec<Arc<Resource>>,
+        removed_resources: Vec<String>,
+    ) -> Outgoing<DeltaDiscoveryResponse> {
         let message = DeltaDiscoveryResponse {
             system_version_info: nonce.clone(),
-            type_url: types::url(kind),
-            removed_resources: difference.removed,
+            type_url,
+            removed_resources,
             nonce,
             control_plane: self.control_plane(),
             ..DeltaDiscoveryResponse::default()
         };
-        Some(Outgoing { message, resources: difference.changed })
+        Outgoing { message, resources }
     }
 
     /// Answers of one state-of-the-world request.
     pub(crate) fn world(&mut self, request: DiscoveryRequest) -> Result<Vec<Outgoing<DiscoveryResponse>>, Status> {
         if types::is_debug(&request.type_url) {
             let page = self.debug(&request.type_url, &request.response_nonce, &request.resource_names)?;
-            let answer = |(nonce, resources): Page| Outgoing {
-                message: DiscoveryResponse {
-                    version_info: nonce.clone(),
-                    type_url: request.type_url,
-                    nonce,
-                    control_plane: self.control_plane(),
-                    ..DiscoveryResponse::default()
-                },
-                resources,
-            };
-            return Ok(page.map(answer).into_iter().collect());
+            let answer = page.map(|(nonce, parts)| self.world_answer(request.type_url, nonce, parts));
+            return Ok(answer.into_iter().collect());
         }
         self.admit(request.node.as_ref())?;
         let kind = types::bare(&request.type_url).to_owned();
@@ -268,14 +260,23 @@ impl<G: Generator> Session<G> {
     /// Everything of one type, when any of it has changed.
     fn push_world(&mut self, kind: &str, asked: bool) -> Option<Outgoing<DiscoveryResponse>> {
         let (nonce, _, resources) = self.due(kind, asked)?;
+        Some(self.world_answer(types::url(kind), nonce, resources.to_vec()))
+    }
+
+    fn world_answer(
+        &self,
+        type_url: String,
+        nonce: String,
+        resources: Vec<Arc<Resource>>,
+    ) -> Outgoing<DiscoveryResponse> {
         let message = DiscoveryResponse {
             version_info: nonce.clone(),
-            type_url: types::url(kind),
+            type_url,
             nonce,
             control_plane: self.control_plane(),
             ..DiscoveryResponse::default()
         };
-        Some(Outgoing { message, resources: resources.to_vec() })
+        Outgoing { message, resources }
     }
 
     /// A changed cluster warms in Envoy until endpoints come, and Envoy does not ask for those it already follows: they

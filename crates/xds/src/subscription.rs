@@ -102,10 +102,6 @@ impl Subscription {
         self.names = lists.shared(self.names.clone());
     }
 
-    fn asks_for(&self, name: &str) -> bool {
-        contains(&self.names, name)
-    }
-
     /// Notes an acknowledgement or refusal; `true` when a waiting change can go out now. A stale nonce changes nothing.
     pub(crate) fn acknowledge(&mut self, nonce: &str, error: Option<String>) -> bool {
         if nonce.is_empty() || nonce != self.status.sent {
@@ -182,7 +178,7 @@ impl Subscription {
 
     /// A resource has to be sent again, though it has not changed.
     pub(crate) fn forget(&mut self, name: &str) {
-        if self.wildcard || self.asks_for(name) {
+        if self.wildcard || contains(&self.names, name) {
             self.apart.insert(name.to_owned(), Apart::Nothing);
         }
     }

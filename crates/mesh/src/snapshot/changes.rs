@@ -143,20 +143,23 @@ impl Snapshot {
 
 /// Whether two lists hold the same, in the same order.
 fn same<T: PartialEq>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b) || a == b)
+    same_or(one, other, |_, _| false)
+}
+
+/// Whether two lists hold the same, or what is `alike`, in the same order.
+fn same_or<T: PartialEq>(one: &[Arc<T>], other: &[Arc<T>], alike: impl Fn(&T, &T) -> bool) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b) || a == b || alike(a, b))
 }
 
 /// Whether two lists are of the same VirtualServices, which differ in their routes of HTTP at most, and have no others
 /// where they do.
 fn same_but_http(one: &[Arc<Object<VirtualService>>], other: &[Arc<Object<VirtualService>>]) -> bool {
-    let alike = |a: &Object<VirtualService>, b: &Object<VirtualService>| {
-        let who = |of: &Object<VirtualService>| (of.metadata.namespace.clone(), of.metadata.name.clone());
+    same_or(one, other, |a, b| {
         let (x, y) = (&a.spec, &b.spec);
-        who(a) == who(b)
+        (&a.metadata.namespace, &a.metadata.name) == (&b.metadata.namespace, &b.metadata.name)
             && (&x.hosts, &x.gateways, &x.export_to) == (&y.hosts, &y.gateways, &y.export_to)
             && [x, y].iter().all(|spec| spec.tcp.is_empty() && spec.tls.is_empty())
-    };
-    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b) || a == b || alike(a, b))
+    })
 }
 
 #[cfg(test)]
